@@ -1,0 +1,102 @@
+"""In-context classification: random features, units, labels and class shapes, so that only demonstrations can tell.
+
+Iris is an instance of this family and not a part of it: its words may come up as labels of classes whose shape is drawn
+anew each time; none of its 150 flowers does (tests/unit/test_leak.py).
+"""
+
+from __future__ import annotations
+
+import random
+
+from btlib.pocket import words as w
+from btlib.pocket.families import Drawn
+
+
+def _value(rng: random.Random, mean: float, spread: float, whole: bool) -> str:
+    number = max(mean + rng.gauss(0, spread), 0.1)
+    return str(round(number)) if whole else f"{number:.1f}"
+
+
+def nearest(value: str, others: list[tuple[str, str]]) -> tuple[str, str]:
+    """Return the (value, label) of `others` that is closest to `value`; the first one of a tie."""
+    return min(others, key=lambda pair: abs(float(pair[0]) - float(value)))
+
+
+def classify(rng: random.Random, count: int) -> Drawn:
+    """Draw a classification task: two to four classes, one to five measured features, one of which the reasoning looks at."""
+    easy = rng.random() < 0.4
+    labels = w.label_words(rng, 2 if easy else rng.choice((2, 3, 3, 3, 4)))
+    features = _features(rng, rng.choice((1, 2)) if easy else rng.choice((2, 3, 4, 4, 4, 5)))
+    key = rng.choice(features)
+    shape = {f: _shape(rng, len(labels), key == f, easy) for f in features}
+    unit, being, kind = rng.choice(w.UNITS), rng.choice(w.BEINGS), rng.choice(w.KINDS)
+    style = rng.choice(("nearest", "nearest", "value", "jump"))
+    examples: list[dict] = []
+    seen: list[tuple[str, str]] = []
+    order = [rng.randrange(len(labels)) for _ in range(count)]
+    if count > 2 and rng.random() < 0.8:  # the target's class is mostly among the demonstrations
+        order[-1] = rng.choice(order[:-1])
+    for index in order:
+        row = {f: _value(rng, shape[f][0][index], shape[f][1], shape[f][2]) for f in features}
+        if style == "nearest" and seen:
+            value, label = nearest(row[key], seen)
+            text = f"{key} {row[key]} is closest to {value}, which is {label}."
+        elif style == "jump":
+            text = "It looks like one of them."
+        else:
+            text = f"The {key} is {row[key]}."
+        seen.append((row[key], labels[index]))
+        examples.append({**row, "reasoning": text, "answer": labels[index]})
+    output = "answer" if rng.random() < 0.7 else rng.choice(("label", "class", "prediction", kind))
+    examples = [{(output if k == "answer" else k): v for k, v in e.items()} for e in examples]
+    instruction = rng.choice(
+        ("Given the {b} measurements in {u}, predict the {b} {k}.", "Predict the {k} of the {b} from its features.",
+         "Given the {p} dimensions in {u}, predict the {b} {k}.", "Tell the {k} of the {b}.")
+    ).format(b=being, u=unit, k=kind, p=" and ".join(sorted({f.split("_")[0] for f in features})))  # fmt: skip
+    shown = labels[:]
+    rng.shuffle(shown)
+    listed = ", ".join(shown[:-1]) + (", or " if len(shown) > 2 else " or ") + shown[-1]
+    description = listed if rng.random() < 0.75 else ""
+    return Drawn("classes", tuple(features), output, instruction, description, tuple(examples), (*features, output))
+
+
+def _features(rng: random.Random, count: int) -> list[str]:
+    """Draw feature names such as leaf_length; half the time every part comes with the same measures, as in Iris."""
+    if count == 4 and rng.random() < 0.5:
+        parts, measures = rng.sample(w.PARTS, 2), rng.sample(w.MEASURES, 2)
+        names = [f"{a}_{m}" for a in parts for m in measures]
+    else:
+        names = []
+        while len(names) < count:
+            name = f"{rng.choice(w.PARTS)}_{rng.choice(w.MEASURES)}" if rng.random() < 0.8 else rng.choice(w.MEASURES)
+            if name not in names:
+                names.append(name)
+    return names
+
+
+def _shape(rng: random.Random, classes: int, key: bool, easy: bool) -> tuple[list[float], float, bool]:
+    """Draw one feature's class means, its spread and whether it is in whole numbers; the key feature separates best."""
+    whole = rng.random() < 0.25
+    low, span = (rng.uniform(5, 30), rng.uniform(25, 60)) if whole else (rng.uniform(0.5, 5), rng.uniform(2.5, 5))
+    means = [low + span * i / max(classes - 1, 1) for i in range(classes)]
+    rng.shuffle(means)
+    gap = span / max(classes - 1, 1)
+    if key:
+        spread = gap * rng.uniform(0.04, 0.1 if easy else 0.28)
+    else:
+        spread = gap * rng.uniform(0.05, 0.4) if rng.random() < 0.5 else span * rng.uniform(0.4, 1.0)
+    return means, spread, whole
+
+
+def closest(rng: random.Random, count: int) -> Drawn:
+    """Draw the sub-skill on its own: of some numbers with labels, which is closest to the given one?"""
+    examples = []
+    for _ in range(count):
+        whole = rng.random() < 0.25
+        values = [_value(rng, rng.uniform(1, 60) if whole else rng.uniform(0.5, 9), 0, whole) for _ in range(rng.randint(2, 6) + 1)]
+        labels = rng.choices(w.label_words(rng, 4), k=len(values) - 1)
+        pairs = list(zip(values[1:], labels, strict=True))
+        value, label = nearest(values[0], pairs)
+        records = [f"{v}: {n}" for v, n in pairs]
+        examples.append({"records": records, "value": values[0], "reasoning": f"{values[0]} is closest to {value}, which is {label}.", "answer": label})
+    return Drawn("closest", ("records", "value"), "answer", "", "", tuple(examples), ("records", "value", "answer"), max_full=4)

@@ -1,0 +1,81 @@
+"""Pre-training documents: a task of some family, formatted by DSPy's own ChatAdapter, with 0 to 6 demonstrations.
+
+DSPy formats every message, so the documents follow it when it changes. Demonstrations that come straight from a training
+set ("Not supplied for this particular example.") stand first, as DSPy orders them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import dspy
+from dspy.adapters import ChatAdapter
+
+from btlib.pocket import classes, families
+from btlib.pocket.families import Drawn
+
+FAMILIES = {
+    "query": (families.query, 0.17), "answer": (families.answer, 0.15), "problem": (families.problem, 0.20), "classes": (classes.classify, 0.26),
+    "closest": (classes.closest, 0.05), "lookup": (families.lookup, 0.06), "rule": (families.rule, 0.05), "arithmetic": (families.arithmetic, 0.06),
+}  # fmt: skip
+DEMOS = (0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 6, 6)
+ADAPTER = ChatAdapter(use_json_adapter_fallback=False)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One pre-training document: chat messages (the last one is the assistant's target turn) and where it comes from."""
+
+    family: str
+    demos: int
+    messages: tuple[dict[str, str], ...]
+    target: str  # the value of the target's output field
+    output: str
+
+
+@lru_cache(maxsize=4096)
+def signature(inputs: tuple[str, ...], output: str, instruction: str, description: str, reasons: bool) -> type[dspy.Signature]:
+    """Build a DSPy signature as a program would; with `reasons`, as dspy.ChainOfThought extends it."""
+    fields = {name: (str, dspy.InputField()) for name in inputs}
+    fields[output] = (str, dspy.OutputField(desc=description) if description else dspy.OutputField())
+    made = dspy.Signature(fields, instruction) if instruction else dspy.Signature(f"{', '.join(inputs)} -> {output}")
+    if instruction == "" and description:
+        made = dspy.Signature(fields)
+    return dspy.ChainOfThought(made).predict.signature if reasons else made
+
+
+def draw(rng: random.Random, family: str, demos: int) -> tuple[Drawn, int]:
+    """Draw a task with `demos` demonstrations, of which the returned number are labelled only (no reasoning, no context)."""
+    drawn = FAMILIES[family][0](rng, demos + 1)
+    labelled = 0
+    if demos and drawn.labelled_fields and drawn.reasons:
+        labelled = rng.choice((0, 0, demos, rng.randint(0, demos), demos // 2))
+    return drawn, max(labelled, demos - drawn.max_full) if drawn.labelled_fields else 0
+
+
+def to_document(drawn: Drawn, labelled: int) -> Document:
+    """Format a drawn task: labelled demonstrations first, then full ones, then the target's question and answer."""
+    made = signature(drawn.inputs, drawn.output, drawn.instruction, drawn.description, drawn.reasons)
+    full = drawn.examples[:-1]
+    if not drawn.labelled_fields:
+        full = full[: drawn.max_full]
+    demos = [{k: v for k, v in e.items() if k in drawn.labelled_fields} if i < labelled else dict(e, augmented=True) for i, e in enumerate(full)]
+    target = drawn.examples[-1]
+    messages = ADAPTER.format(made, demos, {k: target[k] for k in drawn.inputs})
+    outputs = {k: target[k] for k in made.output_fields}
+    messages.append({"role": "assistant", "content": ADAPTER.format_assistant_message_content(made, outputs)})
+    return Document(drawn.family, len(demos), tuple(messages), str(target[drawn.output]), drawn.output)
+
+
+def documents(seed: int, start: int = 0, family: str | None = None, demos: int | None = None) -> Iterator[Document]:
+    """Yield documents without end; document i depends on (seed, i) alone, so that a run can be resumed at any i."""
+    names, weights = list(FAMILIES), [weight for _, weight in FAMILIES.values()]
+    index = start
+    while True:
+        rng = random.Random(f"{seed}:{index}:{family}:{demos}")
+        name = family or rng.choices(names, weights)[0]
+        yield to_document(*draw(rng, name, rng.choice(DEMOS) if demos is None else demos))
+        index += 1

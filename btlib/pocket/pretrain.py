@@ -1,0 +1,221 @@
+"""Pre-train the embedded LM on generated documents: `btlib pretrain`, seeded, resumable, on any number of processes.
+
+One process a core, each with one thread and its own documents; gradients are averaged over them at every step. Muon trains
+the matrices, AdamW the embeddings and norms; the learning rate warms up, stays, and falls to zero over the last part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SIZES = {  # hidden, MLP, layers, heads, KV heads
+    "pocket": (192, 512, 6, 6, 3),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what comes out, with the defaults that made data/pocket-lm."""
+
+    size: str = "pocket"
+    seed: int = 0
+    tokens: float = 40e6
+    batch_tokens: int = 4096  # per process
+    processes: int = 2
+    muon_rate: float = 0.02
+    adam_rate: float = 3e-3
+    warmup: float = 0.01  # shares of all tokens
+    decay: float = 0.35
+
+
+def rate(recipe: Recipe, tokens: float) -> float:
+    """Return the factor on the learning rates after `tokens` tokens: warm up, stay at 1, fall linearly to 0."""
+    done = tokens / recipe.tokens
+    return max(0.0, min(1.0, (done + 1e-4) / recipe.warmup, (1 - done) / recipe.decay))
+
+
+def make_model(size: str, vocabulary: int):
+    """Build the LM with fresh weights, in fp32: a Llama with tied embeddings."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    hidden, mlp, layers, heads, kv = SIZES[size]
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+def loss(model, batch, device: str = "cpu"):
+    """Return the weighted mean cross-entropy over the batch's target positions; only those reach the output matrix."""
+    import torch
+
+    with torch.autocast(device, torch.bfloat16):
+        hidden = model.model(input_ids=batch.ids.to(device), use_cache=False).last_hidden_state
+        logits = model.lm_head(hidden.reshape(-1, hidden.shape[-1])[batch.positions.to(device)])
+    each = torch.nn.functional.cross_entropy(logits.float(), batch.targets.to(device), reduction="none")
+    weights = batch.weights.to(device)
+    return (each * weights).sum() / weights.sum(), (each.detach() * (weights == 1)).sum() / (weights == 1).sum()
+
+
+def optimizers(model, recipe: Recipe) -> list:
+    import torch
+
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.0, adjust_lr_fn="original"),
+        torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def save_checkpoint(folder: Path, model, optims: list, state: dict) -> None:
+    """Write weights, optimizer state and counters to one safetensors file, by a temporary name."""
+    from safetensors.torch import save_file
+
+    names = {id(p): n for n, p in model.named_parameters()}
+    tensors = {f"weight/{n}": p.detach().contiguous() for n, p in model.named_parameters()}
+    for optim in optims:
+        for p, values in optim.state.items():
+            tensors |= {f"optim/{k}/{names[id(p)]}": v.contiguous() for k, v in values.items()}
+    save_file(tensors, folder / "checkpoint.tmp", metadata={"state": json.dumps(state)})
+    os.replace(folder / "checkpoint.tmp", folder / "checkpoint.safetensors")
+
+
+def load_checkpoint(folder: Path, model, optims: list) -> dict:
+    """Load what save_checkpoint wrote into the model and its optimizers; returns the counters."""
+    from safetensors import safe_open
+
+    params = dict(model.named_parameters())
+    home = {n: o for o in optims for g in o.param_groups for n, p in params.items() if any(p is q for q in g["params"])}
+    with safe_open(folder / "checkpoint.safetensors", "pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            kind, _, rest = key.partition("/")
+            if kind == "weight":
+                params[rest].data.copy_(file.get_tensor(key))
+            else:
+                entry, _, name = rest.partition("/")
+                home[name].state[params[name]][entry] = file.get_tensor(key)
+        return json.loads(file.metadata()["state"])
+
+
+def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
+    """One process of the training: resumes from the folder's checkpoint, logs to log.jsonl, ends with the recipe's tokens."""
+    import torch
+    import torch.distributed as dist
+    from transformers import AutoTokenizer
+
+    from btlib.pocket.batches import batches
+
+    torch.set_num_threads(1)
+    out, ranks = Path(folder), recipe.processes
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    torch.manual_seed(recipe.seed)
+    model = make_model(recipe.size, len(tokenizer))
+    optims = optimizers(model, recipe)
+    state = {"step": 0, "tokens": 0, "seconds": 0.0, "pools": 0}
+    if (out / "checkpoint.safetensors").exists():
+        state = load_checkpoint(out, model, optims)
+    params = [p for p in model.parameters() if p.requires_grad]
+    # A resumed run goes on with fresh documents: pools already begun are not drawn again.
+    stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, skip=state["pools"])
+    base = [[g["lr"] for g in o.param_groups] for o in optims]
+    base = [[recipe.muon_rate], [recipe.adam_rate]]
+    began, saved = time.time() - state["seconds"], time.time()
+    seen, recent = state["tokens"], []
+    while seen < recipe.tokens:
+        batch = next(stream)
+        mean, lesson = loss(model, batch)
+        mean.backward()
+        flat = torch.cat([p.grad.view(-1) for p in params] + [torch.tensor([float(batch.tokens), float(lesson)])])
+        dist.all_reduce(flat)
+        seen += int(flat[-2])
+        recent.append(float(flat[-1]) / ranks)
+        offset = 0
+        for p in params:
+            p.grad.copy_(flat[offset : offset + p.numel()].view_as(p)).div_(ranks)
+            offset += p.numel()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        for optim, rates in zip(optims, base, strict=True):
+            for group, value in zip(optim.param_groups, rates, strict=True):
+                group["lr"] = value * rate(recipe, seen)
+            optim.step()
+            optim.zero_grad()
+        state["step"] += 1
+        if rank == 0 and state["step"] % 20 == 0:
+            state |= {"tokens": seen, "seconds": time.time() - began}
+            line = {"step": state["step"], "tokens": seen, "loss": round(sum(recent) / len(recent), 4), "seconds": round(state["seconds"], 1), "rate": round(rate(recipe, seen), 4)}  # fmt: skip
+            recent = []
+            with open(out / "log.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(f"step {line['step']}  tokens {seen / 1e6:.2f}M of {recipe.tokens / 1e6:.0f}M  loss {line['loss']:.3f}  {seen / max(state['seconds'], 1):.0f} tokens/s", flush=True)  # fmt: skip
+        if rank == 0 and time.time() - saved > 240:
+            state["pools"] = seen // (ranks * 384 * 250) + 2
+            save_checkpoint(out, model, optims, state)
+            export(model, tokenizer, out / "model")
+            saved = time.time()
+    if rank == 0:
+        state |= {"tokens": seen, "seconds": time.time() - began, "pools": seen // (ranks * 384 * 250) + 2}
+        save_checkpoint(out, model, optims, state)
+        export(model, tokenizer, out / "model")
+    dist.destroy_process_group()
+
+
+def export(model, tokenizer, folder: Path) -> None:
+    """Write the LM in the Hugging Face format, weights in bf16, by a temporary folder."""
+    import copy
+    import shutil
+
+    import torch
+
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    half.generation_config.eos_token_id, half.generation_config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    half.generation_config.bos_token_id = None
+    half.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `btlib pretrain`."""
+    default = Recipe()
+    parser.add_argument("--out", default="runs/pretrain", help="folder of checkpoint, log and model (default: runs/pretrain)")
+    parser.add_argument("--size", choices=sorted(SIZES), default=default.size)
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--tokens", type=float, default=default.tokens, help="tokens in all (default: %(default).0f)")
+    parser.add_argument("--processes", type=int, default=default.processes, help="processes of one thread each (default: 2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the recipe; a folder with a checkpoint is resumed."""
+    import torch.multiprocessing as mp
+
+    from btlib.pocket.tokenizer import build_tokenizer
+
+    recipe = Recipe(size=args.size, seed=args.seed, tokens=args.tokens, processes=args.processes)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "tokenizer.json").exists():
+        build_tokenizer(recipe.seed).save_pretrained(out)
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    with tempfile.TemporaryDirectory() as meeting:
+        mp.spawn(train, (recipe, str(out), os.path.join(meeting, "meeting")), nprocs=recipe.processes)
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    raise SystemExit(run(parser.parse_args()))
