@@ -1,0 +1,243 @@
+"""The thread that owns the model: it lets requests in as rows come free, and all rows grow by one token a step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from btlib.errors import BtlibError
+from btlib.lm.attention import Prefix
+from btlib.lm.lanes import DecodePass, Job, Lane, PromptPass
+from btlib.lm.sampling import pick, uniform
+from btlib.lm.weights import Weights
+
+_PROMPT_TOKENS = 2048  # own prompt tokens in one pass, so that its memory is bounded
+_SHORTEST_PREFIX = 16  # a shorter one is not worth a pass of its own
+
+
+class EngineClosed(BtlibError, RuntimeError):
+    """The engine was closed, so it answers nothing any more."""
+
+
+class Scheduler:
+    """Continuous batching over `slots` rows. `submit` may be called from any thread; all else runs in the one thread.
+
+    `adapter_of(model_id)` gives the PEFT folder of an id, or None for the base weights. `ends(job)` says why a job
+    with its newest token is finished ("stop", "length"), or None.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        *,
+        adapter_of: Callable[[str], Path | None],
+        ends: Callable[[Job], str | None],
+        slots: int = 64,
+        prefix_bytes: int = 512 << 20,
+    ):
+        self.weights = Weights(model)
+        self.slots, self.prefix_bytes = slots, prefix_bytes
+        self._adapter_of, self._ends = adapter_of, ends
+        self._device = model.device
+        self._waiting: deque[Job] = deque()
+        self._running: dict[tuple, Job] = {}  # waiting and active jobs, so that a repeated request joins the first
+        self._lanes: dict[str, Lane] = {}
+        self._prefixes: OrderedDict[tuple, Prefix] = OrderedDict()
+        self._changed = threading.Condition()
+        self.closed = False
+        self._counts: Counter[str] = Counter()
+        self._by_model: Counter[str] = Counter()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Job) -> Job:
+        """Queue a job and return the one whose future gives its answer: an equal one in flight, or itself."""
+        with self._changed:
+            if self.closed:
+                raise EngineClosed("the engine is closed; call load_lm again")
+            self._counts["requests"] += 1
+            self._counts["tokens_in"] += len(job.ids)
+            self._by_model[job.model_id] += 1
+            first = self._running.setdefault(job.key, job)
+            if first is job:
+                self._waiting.append(job)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="btlib-engine", daemon=True)
+                    self._thread.start()
+                self._changed.notify()
+            else:
+                self._counts["repeated"] += 1
+            return first
+
+    def counters(self) -> dict:
+        """Return a snapshot of what was done so far; times in seconds."""
+        with self._changed:
+            counts = dict(self._counts)
+            by_model = dict(self._by_model)
+        names = ("requests", "repeated", "failed", "tokens_in", "tokens_out", "tokens_reused", "steps", "rows")
+        found = {name: int(counts.get(name, 0)) for name in names}
+        found["seconds"] = float(counts.get("seconds", 0.0))
+        found["occupancy"] = found.pop("rows") / found["steps"] if found["steps"] else 0.0
+        return {**found, "slots": self.slots, "by_model": by_model, "prefix_bytes": self.prefix_bytes_used}
+
+    @property
+    def prefix_bytes_used(self) -> int:
+        return sum(prefix.nbytes for prefix in list(self._prefixes.values()))
+
+    def close(self) -> None:
+        """Fail every request that is not answered yet, and end the thread. Closing twice does nothing."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        torch.set_grad_enabled(False)
+        while True:
+            with self._changed:
+                while not (self.closed or self._waiting or self._lanes):
+                    self._changed.wait()
+                if self.closed:
+                    jobs = list(self._running.values())
+                    self._waiting.clear()
+                    break
+            start = time.perf_counter()
+            for lane_jobs in self._admit():
+                self._prefill(lane_jobs)
+            for model_id in list(self._lanes):
+                self._decode(model_id)
+            self._count(seconds=time.perf_counter() - start)
+        self._lanes.clear()
+        self._prefixes.clear()
+        for job in jobs:
+            self._fail(job, EngineClosed("the engine was closed before it answered; call load_lm again"))
+
+    def _count(self, **more: float) -> None:
+        with self._changed:
+            self._counts.update(more)
+
+    def _admit(self) -> list[list[Job]]:
+        """Take waiting jobs for the free rows, in batches of one model id and at most `_PROMPT_TOKENS` own tokens."""
+        batches: dict[str, list[list[Job]]] = {}
+        with self._changed:
+            free = self.slots - sum(len(lane.jobs) for lane in self._lanes.values())
+            while free > 0 and self._waiting:
+                job = self._waiting.popleft()
+                if not job.future.set_running_or_notify_cancel():
+                    self._running.pop(job.key, None)
+                    continue
+                free -= 1
+                chunks = batches.setdefault(job.model_id, [[]])
+                longest = max([len(other.own_ids) for other in [*chunks[-1], job]])
+                if chunks[-1] and longest * (len(chunks[-1]) + 1) > _PROMPT_TOKENS:
+                    chunks.append([])
+                chunks[-1].append(job)
+        return [chunk for chunks in batches.values() for chunk in chunks]
+
+    def _prefill(self, jobs: list[Job]) -> None:
+        """Feed the prompts of new jobs of one model and pick their first tokens; a job that fails fails alone."""
+        model_id = jobs[0].model_id
+        lane = self._lanes.get(model_id)
+        try:
+            self.weights.use(model_id, self._adapter_of(model_id))
+            for job in jobs:
+                job.prefix = self._prefix(job)
+            if lane is None:
+                lane = Lane(self.weights.model.config.get_text_config().num_hidden_layers)
+            logits = self._forward(PromptPass(lane, jobs, self._device))
+        except Exception as error:
+            if len(jobs) == 1:
+                self._fail(jobs[0], error)
+            else:
+                for job in jobs:
+                    self._prefill([job])
+            return
+        self._lanes[model_id] = lane
+        lane.jobs += jobs
+        self._advance(model_id, logits, first_row=len(lane.jobs) - len(jobs))
+
+    def _decode(self, model_id: str) -> None:
+        """Grow every row of a lane by one token."""
+        lane = self._lanes[model_id]
+        if lane.jobs:
+            try:
+                self.weights.use(model_id, self._adapter_of(model_id))
+                logits = self._forward(DecodePass(lane, self._device))
+            except Exception as error:
+                for job in lane.jobs:
+                    self._fail(job, error)
+                lane.jobs.clear()
+            else:
+                self._count(steps=1, rows=len(lane.jobs))
+                self._advance(model_id, logits, first_row=0)
+        if not lane.jobs:
+            del self._lanes[model_id]
+
+    def _forward(self, batch: Prefix | PromptPass | DecodePass) -> torch.Tensor:
+        """Run the model over one pass and return the logits (rows, vocabulary) in fp32, padding rows included."""
+        output = self.weights.model(
+            input_ids=batch.ids,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=batch.keep,
+            btlib_pass=batch,
+        )
+        return output.logits[0].float()
+
+    def _prefix(self, job: Job) -> Prefix | None:
+        """Return the keys and values of a job's prefix, computed alone so that they are the same in any order."""
+        if job.prefix_length < _SHORTEST_PREFIX:
+            job.prefix_length = 0
+            return None
+        ids = job.ids[: job.prefix_length]
+        key = (job.model_id, tuple(ids))
+        found = self._prefixes.get(key)
+        if found is not None:
+            self._prefixes.move_to_end(key)
+            self._count(tokens_reused=len(ids))
+            return found
+        prefix = Prefix(ids, self._device)
+        self._forward(prefix)
+        self._prefixes[key] = prefix
+        while len(self._prefixes) > 1 and self.prefix_bytes_used > self.prefix_bytes:
+            self._prefixes.popitem(last=False)
+        return prefix
+
+    def _advance(self, model_id: str, logits: torch.Tensor, first_row: int) -> None:
+        """Pick the next token of the rows from `first_row` on, and answer those that are finished."""
+        lane = self._lanes[model_id]
+        jobs = lane.jobs[first_row:]
+        tokens = pick(
+            logits[: len(jobs)],
+            [job.temperature for job in jobs],
+            [job.top_p for job in jobs],
+            [job.top_k for job in jobs],
+            [uniform(job.seed, len(job.new)) if job.temperature > 0 else 0.0 for job in jobs],
+        )
+        sane = torch.isfinite(logits[: len(jobs)]).all(dim=-1).tolist()
+        self._count(tokens_out=len(jobs))
+        for row in reversed(range(len(jobs))):
+            job = jobs[row]
+            job.new.append(tokens[row])
+            reason = self._ends(job) if sane[row] else None
+            if not sane[row]:
+                self._fail(job, BtlibError(f"{job.model_id} computed logits that are not finite; try dtype='float32'"))
+            elif reason is not None:
+                with self._changed:
+                    self._running.pop(job.key, None)
+                job.future.set_result((job.new, reason))
+            else:
+                continue
+            lane.remove(first_row + row)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        with self._changed:
+            self._running.pop(job.key, None)
+            self._counts["failed"] += 1
+        if not job.future.done():
+            job.future.set_exception(error)
