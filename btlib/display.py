@@ -1,0 +1,138 @@
+"""How a grid looks while it runs: a live table in a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from btlib.grid import Job, estimate, weight
+from btlib.results import LABELS, ORDER
+from btlib.runs import RunSpec
+
+
+def minutes(seconds: float) -> str:
+    """Write a duration as 4:05, hours as 1:04:05."""
+    m, s = divmod(round(seconds), 60)
+    return f"{m // 60}:{m % 60:02d}:{s:02d}" if m >= 60 else f"{m}:{s:02d}"
+
+
+def describe(spec: RunSpec) -> str:
+    """Name a run for people: task, strategy, and model and seed after it."""
+    return f"{spec.task:<9} {LABELS.get(spec.name, spec.name):<17} {spec.model}, seed {spec.seed}"
+
+
+def cell(job: Job) -> str:
+    """Write a job's result in a few characters: a score, – where nothing could be trained, or what happened instead."""
+    if job.state in ("done", "stored"):
+        return "–" if job.score is None else f"{job.score:.1f}"
+    return {"waiting": "", "running": "…"}.get(job.state, job.state)
+
+
+class Display:
+    """Watches a grid: call it with (event, job). A context manager, so that the terminal is left in order."""
+
+    def __init__(self, specs: Sequence[RunSpec], workers: int, console: Console | None = None):
+        self.console = console or Console()
+        self.specs, self.workers = list(specs), workers
+        self.jobs: dict[RunSpec, Job] = {}
+        self.begun = self.drawn = time.monotonic()
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+
+    def __enter__(self) -> Display:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, event: str, job: Job | None) -> None:
+        """Take note of an event; print a line for it where there is no live table, and always for a failure or a
+        skip.
+        """
+        if job:
+            self.jobs[job.spec] = job
+        if job and (event in ("failed", "skipped", "done") or (not self.live and event == "start")):
+            self.console.print(self.line(event, job), highlight=False, markup=False, soft_wrap=True)
+        if self.live and (job or time.monotonic() - self.drawn > 0.5):
+            self.drawn = time.monotonic()
+            self.live.update(self.table(), refresh=True)
+
+    def line(self, event: str, job: Job) -> str:
+        """Write an event as one plain line."""
+        head = f"[{len(self.over())}/{len(self.specs)}] {describe(job.spec)}: "
+        if event == "start":
+            return head + "started"
+        if event == "done":
+            why = "" if job.status == "ok" else f" ({job.status})"
+            return (
+                head
+                + f"{cell(job)}{'%' if job.score is not None else ''}{why} in {minutes(job.seconds)}, {self.left()}"
+            )
+        return (
+            head
+            + f"{event}, {job.error}"
+            + (f"; its notebook: {job.notebook}" if event == "failed" and job.notebook else "")
+        )
+
+    def over(self) -> set[RunSpec]:
+        """The runs that nothing more happens to."""
+        return {s for s, j in self.jobs.items() if j.state in ("done", "stored", "failed", "skipped")}
+
+    def left(self) -> str:
+        """Estimate the time left from the work done so far in this grid; runs that failed or were stored teach
+        nothing about speed.
+        """
+        done = sum(weight(j.spec) for j in self.jobs.values() if j.state == "done")
+        now = sum(
+            min(1.0, (time.monotonic() - j.begun) / 60) * 0.5 * weight(j.spec)
+            for j in self.jobs.values()
+            if j.state == "running"
+        )
+        over = self.over()
+        todo = sum(weight(s) for s in self.specs if s not in over) - now
+        if not done:
+            return "time left unknown yet"
+        return (
+            f"about {minutes(max(todo, 0) * (time.monotonic() - self.begun) / (done + now))} left"
+            if over != set(self.specs)
+            else "all done"
+        )
+
+    def table(self) -> Table:
+        """Draw strategies by task, each cell a score or a state, with what runs now below."""
+        columns = list(dict.fromkeys((s.task, s.model, s.seed) for s in self.specs))
+        gone = minutes(time.monotonic() - self.begun)
+        title = f"{len(self.over())} of {len(self.specs)} runs, {gone} gone, {self.left()}"
+        table = Table(title=title, title_justify="left", caption=self.running(), caption_justify="left")
+        table.add_column("strategy")
+        several = len({c[1:] for c in columns}) > 1
+        for task, model, seed in columns:
+            table.add_column(f"{task}\n{model} {seed}" if several else task, justify="right")
+        for name in ORDER:
+            row = {(s.task, s.model, s.seed): s for s in self.specs if s.name == name}
+            if row:
+                cells = [cell(self.jobs[row[c]]) if c in row and row[c] in self.jobs else "" for c in columns]
+                table.add_row(LABELS[name], *cells)
+        return table
+
+    def running(self) -> str:
+        """List what runs now, with what it is doing and for how long, a line each."""
+        now = [j for j in self.jobs.values() if j.state == "running"]
+        return "\n".join(f"{describe(j.spec)}: {j.phase}, {minutes(time.monotonic() - j.begun)}" for j in now)
+
+
+def dry_run(specs: Sequence[RunSpec], stored: set[RunSpec]) -> str:
+    """List the runs in order with estimated LM calls; those complete already cost nothing."""
+    lines = [
+        f"{len(specs)} runs, {len(stored)} complete already; estimated LM calls (upper bound; training comes on top):"
+    ]
+    for i, spec in enumerate(specs, 1):
+        lines.append(f"{i:>4}  {describe(spec)}  " + ("complete" if spec in stored else f"{estimate(spec):,}"))
+    lines.append(f"total {sum(estimate(s) for s in specs if s not in stored):,} LM calls")
+    return "\n".join(lines)
