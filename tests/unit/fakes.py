@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -23,8 +24,14 @@ def field(request_text: str, name: str) -> str:
     return re.findall(rf"\[\[ ## {name} ## \]\]\n(.*?)(?=\n\n|\Z)", request_text, flags=re.S)[-1].strip()
 
 
+class Prompt(str):
+    """The last turn of a request; `shown` has the answers of the demonstrations before it."""
+
+    shown: str = ""
+
+
 class FakeEngine:
-    """Answer with `script(model, prompt) -> str`; count calls by model id, and keep each (model, prompt)."""
+    """Answer with `script(model, prompt) -> str`; count calls by model id, and keep each (model, turns)."""
 
     def __init__(self, script):
         self.script = script
@@ -37,7 +44,9 @@ class FakeEngine:
         with self.lock:
             self.calls[request.model] += 1
             self.prompts.append((request.model, turns))
-        text = self.script(request.model, turns[-1])
+        prompt = Prompt(turns[-1])
+        prompt.shown = "\n".join(turns[1:-1:2])
+        text = self.script(request.model, prompt)
         usage = Usage(input_tokens=10, output_tokens=5, total_tokens=15)
         message = Message.assistant([TextPart(text)])
         return Response(id=None, model=request.model, message=message, finish_reason="stop", usage=usage)
@@ -76,7 +85,9 @@ class FakeProvider(Provider):
         return tuned
 
 
-_names = iter(range(10**9))
+# Answers of one test run must not come back in the next one.
+dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+_names = itertools.count()
 
 
 def fake_lm(script, engine=FakeEngine, provider=None, model=None) -> dspy.LM:
