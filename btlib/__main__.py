@@ -6,16 +6,22 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from btlib.errors import BtlibError
 from btlib.presets import DEFAULT_PRESET, TASKS, load_preset
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse that reports a wrong option as every other wrong input: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BtlibError(f"{message}; `{self.prog} --help` lists what there is")
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser; importing only what is light, so that help comes at once."""
-    main = argparse.ArgumentParser(
-        prog="btlib", description="Prompt and weight optimization of LM programs, step by step."
-    )
+    main = Parser(prog="btlib", description="Prompt and weight optimization of LM programs, step by step.")
     main.set_defaults(run=None)
     commands = main.add_subparsers(metavar="command")
     doctor = commands.add_parser(
@@ -97,7 +103,7 @@ def run_pretrain(options: argparse.Namespace) -> int:
     """Hand the rest of the command line to the embedded LM's recipe."""
     from btlib.pocket import pretrain
 
-    own = argparse.ArgumentParser(prog="btlib pretrain", description="Pre-train the embedded LM (data/pocket-lm).")
+    own = Parser(prog="btlib pretrain", description="Pre-train the embedded LM (data/pocket-lm).")
     pretrain.add_arguments(own)
     return pretrain.run(own.parse_args(options.rest))
 
@@ -106,15 +112,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 2 for an input that cannot work, with one line that says why."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     tree = parser()
-    if arguments[:1] == ["pretrain"]:  # its options are its own, and reading them loads torch
-        options = argparse.Namespace(run=run_pretrain, rest=arguments[1:])
-    else:
-        options = tree.parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] | None = options.run
-    if command is None:
-        tree.print_help()
-        return 0
     try:
+        if arguments[:1] == ["pretrain"]:  # its options are its own, and reading them loads torch
+            options = argparse.Namespace(run=run_pretrain, rest=arguments[1:])
+        else:
+            options = tree.parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] | None = options.run
+        if command is None:
+            tree.print_help()
+            return 0
         return command(options)
     except BtlibError as error:
         print(f"btlib: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A data folder, a scripted LM with adapters, and a notebook that writes runs: what runs and grids need of the world."""
+"""What runs and grids need of the world: a data folder, a scripted LM with adapters, a notebook that writes runs."""
 
 from __future__ import annotations
 

@@ -175,4 +175,7 @@ def test_the_folder_of_a_model_that_is_a_path_goes_by_its_last_part(tmp_path):
     assert RunSpec("iris", "/some/where/tiny", ("p", "w"), 3, "smoke").folder("runs").as_posix() == (
         "runs/smoke/tiny/iris/seed-3/p-w"
     )
-    assert RunSpec("iris", "org/name", (), 0, "smoke").folder("runs").as_posix() == "runs/smoke/org--name/iris/seed-0/vanilla"
+    assert (
+        RunSpec("iris", "org/name", (), 0, "smoke").folder("runs").as_posix()
+        == "runs/smoke/org--name/iris/seed-0/vanilla"
+    )

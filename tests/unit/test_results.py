@@ -1,0 +1,155 @@
+"""Tables from runs, intervals, gains, costs and figures, on folders written here."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from btlib import gains, plots, results
+from btlib.errors import BtlibError
+from btlib.results import ORDER, cost_table, load_items, load_runs, score_table, summarize, wilson
+
+matplotlib.use("Agg")
+RIGHT = {"": 3, "p": 10, "w": 8, "p -> p": 9, "w -> w": None, "p -> w": 14, "w -> p": 11, "p -> w -> p": 13}
+
+
+def write_run(runs, strategy, right, n=20, task="iris", seed=0, preset="smoke"):
+    folder = runs / preset / "pocket" / task / f"seed-{seed}" / (strategy.replace(" -> ", "-") or "vanilla")
+    folder.mkdir(parents=True)
+    step = {"kept": 5, "total": 10, "failed_parses": 1, "lm_calls": 40, "tokens_in": 100, "tokens_out": 10}
+    step |= {
+        "tokens_reused": 0,
+        "training_rows": 5,
+        "training_tokens": 50,
+        "seconds": {"bootstrap": 20.0, "train": 10.0},
+    }
+    steps = [step] * len([s for s in strategy.split(" -> ") if s])
+    score = None if right is None else 100 * right / n
+    test = None if right is None else {"items": n, "lm_calls": n, "tokens_in": 7, "tokens_out": 3, "seconds": 2.0}
+    spec = {"task": task, "model": "pocket", "strategy": strategy, "seed": seed, "preset": preset}
+    run = {"spec": spec, "score": score, "status": "ok" if score is not None else "empty-traces", "steps": steps}
+    (folder / "run.json").write_text(json.dumps(run | {"evaluation": test}))
+    if right is not None:
+        (folder / "predictions.jsonl").write_text("".join(json.dumps({"correct": i < right}) + "\n" for i in range(n)))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for strategy, right in RIGHT.items():
+        write_run(tmp_path, strategy, right)
+    return tmp_path
+
+
+def test_runs_become_rows(runs):
+    rows = load_runs(runs).set_index("strategy")
+    assert len(rows) == 8 and rows.loc["p", "score"] == 50 and math.isnan(rows.loc["w -> w", "score"])
+    assert rows.loc["p -> w -> p", "lm_calls"] == 120 and rows.loc["p -> w -> p", "step_seconds"] == 90
+    assert rows.loc["", "lm_calls"] == 0 and rows.loc["", "test_lm_calls"] == 20
+
+
+def test_hidden_work_folders_are_no_runs(runs):
+    hidden = runs / "smoke" / ".p.123.tmp"
+    hidden.mkdir()
+    (hidden / "run.json").write_text("{")
+    assert len(load_runs(runs)) == 8
+
+
+def test_an_empty_folder_is_an_empty_table_and_a_broken_run_one_line(tmp_path):
+    assert load_runs(tmp_path).empty
+    write_run(tmp_path, "p", 1).joinpath("run.json").write_text('{"spec": {}}')
+    with pytest.raises(BtlibError, match="delete its folder"):
+        load_runs(tmp_path)
+
+
+def test_the_table_has_the_papers_layout(runs):
+    table = score_table(summarize(load_runs(runs)))
+    assert list(table.index)[0] == "Vanilla Zero-shot" and len(table) == 8
+    column = table[("pocket", "iris")]
+    assert column["Π→Θ"] == "70.0" and column["Θ→Θ"] == "–"
+    assert score_table(summarize(load_runs(runs)), intervals=True).loc["Π", ("pocket", "iris")] == "50.0 [30, 70]"
+
+
+def test_a_run_that_is_not_there_is_blank_and_not_a_dash(tmp_path):
+    write_run(tmp_path, "p", 4)
+    assert score_table(summarize(load_runs(tmp_path))).loc["Θ", ("pocket", "iris")] == ""
+
+
+def test_two_presets_never_share_a_table(runs):
+    write_run(runs, "p", 3, preset="laptop")
+    with pytest.raises(BtlibError, match="laptop, smoke"):
+        score_table(summarize(load_runs(runs)))
+
+
+def test_wilson_agrees_with_the_textbook():
+    low, high = wilson(0.5, 10)
+    assert (round(low, 4), round(high, 4)) == (0.2366, 0.7634)
+    assert wilson(0.0, 10)[0] == 0.0 and 0.27 < wilson(0.0, 10)[1] < 0.28
+    assert math.isnan(wilson(0.5, 0)[0])
+
+
+def test_several_seeds_are_bootstrapped_over_seeds_and_items(tmp_path):
+    for seed, right in enumerate((4, 10, 16)):
+        write_run(tmp_path, "p", right, seed=seed)
+    cell = summarize(load_runs(tmp_path), load_items(tmp_path)).iloc[0]
+    assert cell["score"] == 50 and cell["seeds"] == 3
+    # Seeds that differ by 30 points must widen the interval beyond what 60 independent items would give.
+    narrow = np.subtract(*reversed(wilson(0.5, 60))) * 100
+    assert cell["low"] < 50 < cell["high"] and cell["high"] - cell["low"] > 1.3 * narrow
+    again = summarize(load_runs(tmp_path), load_items(tmp_path)).iloc[0]
+    assert (cell["low"], cell["high"]) == (again["low"], again["high"])
+
+
+def test_gains_are_best_of_tandem_over_best_of_one_kind(runs):
+    cells = results.as_series(summarize(load_runs(runs)))
+    table = gains.gain_table(cells, load_items(runs)).set_index("over")
+    prompts = table.loc["best of Π, Π→Π"]
+    assert (prompts["baseline"], prompts["tandem"], prompts["points"]) == (50, 70, 20)
+    assert prompts["percent"] == pytest.approx(40) and prompts["low"] < 20 < prompts["high"]
+    assert table.loc["best of Θ, Θ→Θ", "baseline"] == 40  # Θ→Θ is "–" and drops out
+
+
+def test_the_paired_interval_is_empty_of_width_when_strategies_agree_on_every_item(tmp_path):
+    for strategy in ("p", "p -> w"):
+        write_run(tmp_path, strategy, 10)
+    cells = results.as_series(summarize(load_runs(tmp_path)))
+    row = gains.gain_table(cells, load_items(tmp_path)).iloc[0]
+    assert (row["points"], row["low"], row["high"]) == (0, 0, 0)
+
+
+def test_a_zero_baseline_has_no_ratio():
+    cells = pd.Series(
+        {
+            ("m", "iris", "w"): 0.0,
+            ("m", "iris", "p -> w"): 10.0,
+            ("m", "gsm8k", "w"): 5.0,
+            ("m", "gsm8k", "p -> w"): 10.0,
+        }
+    )
+    assert math.isnan(gains.ratio(cells, "m", "iris", ("w",)))
+    assert gains.headline_gain(cells, ("w",)) == pytest.approx(100)
+    assert math.isnan(gains.task_gain(cells, "iris", ("w",)))
+
+
+def test_costs_are_the_whole_strategys_and_gain_is_per_minute(runs):
+    table = cost_table(load_runs(runs)).set_index("strategy")
+    assert table.loc["Π→Θ→Π", "seconds"] == 90 and table.loc["Π→Θ→Π", "lm_calls"] == 120
+    assert table.loc["Π", "points a minute"] == pytest.approx((50 - 15) / 0.5)
+    assert math.isnan(table.loc["Vanilla Zero-shot", "points a minute"])
+
+
+def test_figures_show_every_strategy_with_units(runs):
+    cells = summarize(load_runs(runs))
+    figure = plots.score_panels(cells)
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "test score (%)" and len(axes.get_yticklabels()) == len(ORDER)
+    assert [t.get_text() for t in axes.texts] == ["–"]
+    assert "s)" in plots.cost_against_score(cost_table(load_runs(runs))).get_xlabel()
+    path = plots.path_of_a_strategy(["", "p", "p -> w"], [15, 50, 70], [(5, 36), (30, 70), (48, 85)])
+    assert [t.get_text() for t in path.get_xticklabels()] == ["vanilla", "Π", "Π→Θ"]
+    assert len({plots.kind(s) for s in ORDER}) == 4
