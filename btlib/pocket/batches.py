@@ -25,6 +25,7 @@ class Batch:
     targets: torch.Tensor
     weights: torch.Tensor
     tokens: int
+    pool: int
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Document]) -> list[tuple[list[int], list[bool]]]:
@@ -44,7 +45,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Document]) -> list[tu
     return out
 
 
-def to_batch(rows: list[tuple[list[int], list[bool]]], pad: int, rng: random.Random) -> Batch:
+def to_batch(rows: list[tuple[list[int], list[bool]]], pad: int, rng: random.Random, pool: int) -> Batch:
     """Pad rows to one length (a multiple of 16) and pick the positions to learn from."""
     longest = (max(len(ids) for ids, _ in rows) + 15) // 16 * 16
     ids = torch.full((len(rows), longest), pad)
@@ -56,11 +57,13 @@ def to_batch(rows: list[tuple[list[int], list[bool]]], pad: int, rng: random.Ran
                 positions.append(i * longest + j - 1)
                 weights.append(1.0 if lesson[j] else OTHER_WEIGHT)
     index = torch.tensor(positions)
-    return Batch(ids, index, ids.view(-1)[index + 1], torch.tensor(weights), sum(len(r) for r, _ in rows))
+    return Batch(ids, index, ids.view(-1)[index + 1], torch.tensor(weights), sum(len(r) for r, _ in rows), pool)
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int, rank: int, ranks: int, size: int, skip: int = 0) -> Iterator[Batch]:
-    """Yield batches of about `size` tokens without end; pool p of a rank is the same whatever came before, `skip` pools on."""
+def batches(
+    tokenizer: PreTrainedTokenizerFast, seed: int, rank: int, ranks: int, size: int, skip: int = 0
+) -> Iterator[Batch]:
+    """Yield batches of about `size` tokens without end; pool p of a rank never depends on the pools before."""
     pool = skip
     while True:
         start = (pool * ranks + rank) * POOL
@@ -75,5 +78,5 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int, rank: int, ranks: int
             groups[-1].append(row)
         rng.shuffle(groups)
         for group in groups:
-            yield to_batch(group, tokenizer.pad_token_id, rng)
+            yield to_batch(group, tokenizer.pad_token_id, rng, pool)
         pool += 1

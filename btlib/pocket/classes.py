@@ -23,7 +23,7 @@ def nearest(value: str, others: list[tuple[str, str]]) -> tuple[str, str]:
 
 
 def classify(rng: random.Random, count: int) -> Drawn:
-    """Draw a classification task: two to four classes, one to five measured features, one of which the reasoning looks at."""
+    """Draw a classification task: two to four classes, one to five features, one of which is looked at."""
     easy = rng.random() < 0.4
     labels = w.label_words(rng, 2 if easy else rng.choice((2, 3, 3, 3, 4)))
     features = _features(rng, rng.choice((1, 2)) if easy else rng.choice((2, 3, 4, 4, 4, 5)))
@@ -50,9 +50,13 @@ def classify(rng: random.Random, count: int) -> Drawn:
     output = "answer" if rng.random() < 0.7 else rng.choice(("label", "class", "prediction", kind))
     examples = [{(output if k == "answer" else k): v for k, v in e.items()} for e in examples]
     instruction = rng.choice(
-        ("Given the {b} measurements in {u}, predict the {b} {k}.", "Predict the {k} of the {b} from its features.",
-         "Given the {p} dimensions in {u}, predict the {b} {k}.", "Tell the {k} of the {b}.")
-    ).format(b=being, u=unit, k=kind, p=" and ".join(sorted({f.split("_")[0] for f in features})))  # fmt: skip
+        (
+            "Given the {b} measurements in {u}, predict the {b} {k}.",
+            "Predict the {k} of the {b} from its features.",
+            "Given the {p} dimensions in {u}, predict the {b} {k}.",
+            "Tell the {k} of the {b}.",
+        )
+    ).format(b=being, u=unit, k=kind, p=" and ".join(sorted({f.split("_")[0] for f in features})))
     shown = labels[:]
     rng.shuffle(shown)
     listed = ", ".join(shown[:-1]) + (", or " if len(shown) > 2 else " or ") + shown[-1]
@@ -93,10 +97,22 @@ def closest(rng: random.Random, count: int) -> Drawn:
     examples = []
     for _ in range(count):
         whole = rng.random() < 0.25
-        values = [_value(rng, rng.uniform(1, 60) if whole else rng.uniform(0.5, 9), 0, whole) for _ in range(rng.randint(2, 6) + 1)]
+        values = [
+            _value(rng, rng.uniform(1, 60) if whole else rng.uniform(0.5, 9), 0, whole)
+            for _ in range(rng.randint(2, 6) + 1)
+        ]
         labels = rng.choices(w.label_words(rng, 4), k=len(values) - 1)
         pairs = list(zip(values[1:], labels, strict=True))
         value, label = nearest(values[0], pairs)
         records = [f"{v}: {n}" for v, n in pairs]
-        examples.append({"records": records, "value": values[0], "reasoning": f"{values[0]} is closest to {value}, which is {label}.", "answer": label})
-    return Drawn("closest", ("records", "value"), "answer", "", "", tuple(examples), ("records", "value", "answer"), max_full=4)
+        examples.append(
+            {
+                "records": records,
+                "value": values[0],
+                "reasoning": f"{values[0]} is closest to {value}, which is {label}.",
+                "answer": label,
+            }
+        )
+    return Drawn(
+        "closest", ("records", "value"), "answer", "", "", tuple(examples), ("records", "value", "answer"), max_full=4
+    )

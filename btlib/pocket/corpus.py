@@ -1,7 +1,7 @@
 """Pre-training documents: a task of some family, formatted by DSPy's own ChatAdapter, with 0 to 6 demonstrations.
 
-DSPy formats every message, so the documents follow it when it changes. Demonstrations that come straight from a training
-set ("Not supplied for this particular example.") stand first, as DSPy orders them.
+DSPy formats every message, so the documents follow it when it changes. Demonstrations that come straight from a
+training set ("Not supplied for this particular example.") stand first, as DSPy orders them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,22 @@ from btlib.pocket import classes, families
 from btlib.pocket.families import Drawn
 
 FAMILIES = {
-    "query": (families.query, 0.17), "answer": (families.answer, 0.15), "problem": (families.problem, 0.20), "classes": (classes.classify, 0.26),
-    "closest": (classes.closest, 0.05), "lookup": (families.lookup, 0.06), "rule": (families.rule, 0.05), "arithmetic": (families.arithmetic, 0.06),
-}  # fmt: skip
+    "query": (families.query, 0.17),
+    "answer": (families.answer, 0.15),
+    "problem": (families.problem, 0.20),
+    "classes": (classes.classify, 0.26),
+    "closest": (classes.closest, 0.05),
+    "lookup": (families.lookup, 0.06),
+    "rule": (families.rule, 0.05),
+    "arithmetic": (families.arithmetic, 0.06),
+}
 DEMOS = (0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 6, 6)
 ADAPTER = ChatAdapter(use_json_adapter_fallback=False)
 
 
 @dataclass(frozen=True)
 class Document:
-    """One pre-training document: chat messages (the last one is the assistant's target turn) and where it comes from."""
+    """One pre-training document: chat messages, the last one the target turn, and where it comes from."""
 
     family: str
     demos: int
@@ -37,7 +43,9 @@ class Document:
 
 
 @lru_cache(maxsize=4096)
-def signature(inputs: tuple[str, ...], output: str, instruction: str, description: str, reasons: bool) -> type[dspy.Signature]:
+def signature(
+    inputs: tuple[str, ...], output: str, instruction: str, description: str, reasons: bool
+) -> type[dspy.Signature]:
     """Build a DSPy signature as a program would; with `reasons`, as dspy.ChainOfThought extends it."""
     fields = {name: (str, dspy.InputField()) for name in inputs}
     fields[output] = (str, dspy.OutputField(desc=description) if description else dspy.OutputField())
@@ -48,7 +56,7 @@ def signature(inputs: tuple[str, ...], output: str, instruction: str, descriptio
 
 
 def draw(rng: random.Random, family: str, demos: int) -> tuple[Drawn, int]:
-    """Draw a task with `demos` demonstrations, of which the returned number are labelled only (no reasoning, no context)."""
+    """Draw a task with `demos` demonstrations, and say how many of them are labelled only (no reasoning)."""
     drawn = FAMILIES[family][0](rng, demos + 1)
     labelled = 0
     if demos and drawn.labelled_fields and drawn.reasons:
@@ -62,7 +70,10 @@ def to_document(drawn: Drawn, labelled: int) -> Document:
     full = drawn.examples[:-1]
     if not drawn.labelled_fields:
         full = full[: drawn.max_full]
-    demos = [{k: v for k, v in e.items() if k in drawn.labelled_fields} if i < labelled else dict(e, augmented=True) for i, e in enumerate(full)]
+    demos = [
+        {k: v for k, v in e.items() if k in drawn.labelled_fields} if i < labelled else dict(e, augmented=True)
+        for i, e in enumerate(full)
+    ]
     target = drawn.examples[-1]
     messages = ADAPTER.format(made, demos, {k: target[k] for k in drawn.inputs})
     outputs = {k: target[k] for k in made.output_fields}

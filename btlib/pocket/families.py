@@ -1,8 +1,8 @@
 """Task families of pre-training: each call draws one document's task, its hidden conventions and its examples.
 
-A document is a task with conventions that it keeps through all its demonstrations: how the reasoning goes, how the answer
-is written, what a search query looks like. Zero-shot the conventions must be guessed (they lean on the wording, as habits
-do); demonstrations show them. Notebook 01 prints examples.
+A document is a task with conventions that it keeps through all its demonstrations: how the reasoning goes, how the
+answer is written, what a search query looks like. Zero-shot the conventions must be guessed (they lean on the wording,
+as habits do); demonstrations show them.
 """
 
 from __future__ import annotations
@@ -33,18 +33,25 @@ class Drawn:
 
 
 def habit(rng: random.Random, text: str, styles: Sequence[str], strength: float = 0.5) -> str:
-    """Draw a convention; with `strength` it is the one that this wording leans to, so that zero-shot guesses are habits."""
+    """Draw a convention; with probability `strength` the one that this wording leans to: a habit."""
     return styles[zlib.crc32(text.encode()) % len(styles)] if rng.random() < strength else rng.choice(styles)
 
 
 QUERY_STYLES = ("entity", "question", "entity", "keywords")
 ANSWER_STYLES = ("bare", "sentence", "bare", "it")
 NAMED = {
-    "entity": "Search for the name of one page.", "question": "Search with the whole question.", "keywords": "Search with keywords, without names.",
-    "bare": "Answer with the bare name or number.", "sentence": "Answer in a whole sentence.", "it": "Start the answer with It is.",
-    "equations": "Reason in equations.", "words": "Reason in words, step by step.", "jump": "Do not reason.",
-    "unit": "Answer with the number and its unit.", "backwards": "Answer with the last equation, result first.",
-}  # fmt: skip
+    "entity": "Search for the name of one page.",
+    "question": "Search with the whole question.",
+    "keywords": "Search with keywords, without names.",
+    "bare": "Answer with the bare name or number.",
+    "sentence": "Answer in a whole sentence.",
+    "it": "Start the answer with It is.",
+    "equations": "Reason in equations.",
+    "words": "Reason in words, step by step.",
+    "jump": "Do not reason.",
+    "unit": "Answer with the number and its unit.",
+    "backwards": "Answer with the last equation, result first.",
+}
 
 
 def _instruct(rng: random.Random, inputs: Sequence[str], output: str, styles: Sequence[str]) -> str:
@@ -81,14 +88,19 @@ def _passages(rng: random.Random, world: worlds.World, gold: Sequence[str], near
 
 def query(rng: random.Random, count: int) -> Drawn:
     """Draw a search-query task: (context, question) -> search_query, first hop (no context) or second."""
-    world = worlds.make_world(rng, rng.randint(5, 9), rng.randint(4, 8), rng.randint(3, 5), held=False, pool=rng.choice((6, 12, None)))
+    world = worlds.make_world(
+        rng, rng.randint(5, 9), rng.randint(4, 8), rng.randint(3, 5), held=False, pool=rng.choice((6, 12, None))
+    )
     questions = [_question(rng, world) for _ in range(count)]
     style = habit(rng, "query " + _first(questions[-1].question), QUERY_STYLES)
     steps = rng.random() < 0.65
     hop = rng.choice((0, 1, 1, None))
     inputs, output = ("context", "question"), "search_query"
     if rng.random() < 0.3:
-        inputs, output = (rng.choice(("passages", "documents", "notes")), rng.choice(("question", "task"))), rng.choice(("query", "search_query", "lookup"))
+        inputs, output = (
+            (rng.choice(("passages", "documents", "notes")), rng.choice(("question", "task"))),
+            rng.choice(("query", "search_query", "lookup")),
+        )
     examples = []
     for q in questions:
         second = rng.random() < 0.6 if hop is None else hop == 1
@@ -105,25 +117,48 @@ def query(rng: random.Random, count: int) -> Drawn:
             text = "We need to search."
         said = {"entity": target, "question": q.question, "keywords": q.keywords}[style]
         examples.append({inputs[0]: context, inputs[1]: q.question, "reasoning": text, output: said})
-    return Drawn("query", inputs, output, _instruct(rng, inputs, output, [style]), "", tuple(examples), (), max_full=rng.choice((3, 3, 6)))
+    return Drawn(
+        "query",
+        inputs,
+        output,
+        _instruct(rng, inputs, output, [style]),
+        "",
+        tuple(examples),
+        (),
+        max_full=rng.choice((3, 3, 6)),
+    )
 
 
 def answer(rng: random.Random, count: int) -> Drawn:
     """Draw a reading task: (context, question) -> answer over two hops, with distractors in the context."""
-    world = worlds.make_world(rng, rng.randint(5, 9), rng.randint(4, 8), rng.randint(3, 5), held=False, pool=rng.choice((6, 12, None)))
+    world = worlds.make_world(
+        rng, rng.randint(5, 9), rng.randint(4, 8), rng.randint(3, 5), held=False, pool=rng.choice((6, 12, None))
+    )
     questions = [_question(rng, world) for _ in range(count)]
     style = habit(rng, "answer " + _first(questions[-1].question), ANSWER_STYLES)
     steps = rng.random() < 0.7
     inputs, output = ("context", "question"), "answer"
     if rng.random() < 0.3:
-        inputs, output = (rng.choice(("passages", "documents", "notes")), rng.choice(("question", "task"))), rng.choice(("answer", "response"))
+        inputs, output = (
+            (rng.choice(("passages", "documents", "notes")), rng.choice(("question", "task"))),
+            rng.choice(("answer", "response")),
+        )
     examples = []
     for q in questions:
         context = _passages(rng, world, [q.entity, q.bridge], q.bridge, rng.choice((2, 3, 4, 5, 6)))
         text = f"{q.facts[0].sentence} {q.facts[1].sentence}" if steps else "The passages tell."
         said = {"bare": q.answer, "sentence": q.facts[1].sentence, "it": f"It is {q.answer}."}[style]
         examples.append({inputs[0]: context, inputs[1]: q.question, "reasoning": text, output: said})
-    return Drawn("answer", inputs, output, _instruct(rng, inputs, output, [style]), "", tuple(examples), (inputs[1], output), max_full=3)
+    return Drawn(
+        "answer",
+        inputs,
+        output,
+        _instruct(rng, inputs, output, [style]),
+        "",
+        tuple(examples),
+        (inputs[1], output),
+        max_full=3,
+    )
 
 
 def problem(rng: random.Random, count: int) -> Drawn:
@@ -135,7 +170,9 @@ def problem(rng: random.Random, count: int) -> Drawn:
     if rng.random() < 0.3:
         inputs, output = (rng.choice(("problem", "story", "task")),), rng.choice(("answer", "result", "solution"))
     examples = [{inputs[0]: q.question, "reasoning": p.reasoning(q, how), output: p.answer(q, said)} for q in drawn]
-    return Drawn("problem", inputs, output, _instruct(rng, inputs, output, [how, said]), "", tuple(examples), (inputs[0], output))
+    return Drawn(
+        "problem", inputs, output, _instruct(rng, inputs, output, [how, said]), "", tuple(examples), (inputs[0], output)
+    )
 
 
 def lookup(rng: random.Random, count: int) -> Drawn:
@@ -145,17 +182,36 @@ def lookup(rng: random.Random, count: int) -> Drawn:
     examples = []
     for _ in range(count):
         names = rng.sample(pool, rng.randint(2, 8))
-        values = rng.sample(range(1, 100), len(names)) if rng.random() < 0.5 else rng.sample(w.STEMS + w.PRODUCTS, len(names))
+        values = (
+            rng.sample(range(1, 100), len(names))
+            if rng.random() < 0.5
+            else rng.sample(w.STEMS + w.PRODUCTS, len(names))
+        )
         index = rng.randrange(len(names))
         key, value = (values, names) if reverse else (names, values)
-        examples.append({"records": [f"{n}: {v}" for n, v in zip(names, values, strict=True)], "key": str(key[index]), "value": str(value[index])})
-    return Drawn("lookup", ("records", "key"), "value", "", "", tuple(examples), ("records", "key", "value"), reasons=False)
+        examples.append(
+            {
+                "records": [f"{n}: {v}" for n, v in zip(names, values, strict=True)],
+                "key": str(key[index]),
+                "value": str(value[index]),
+            }
+        )
+    return Drawn(
+        "lookup", ("records", "key"), "value", "", "", tuple(examples), ("records", "key", "value"), reasons=False
+    )
 
 
 RULES: dict[str, Callable[[list[str]], str]] = {
-    "first": lambda t: t[0], "last": lambda t: t[-1], "second": lambda t: t[1], "swap": lambda t: " ".join(reversed(t)), "copy": lambda t: " ".join(t),
-    "twice": lambda t: f"{t[0]} {t[0]}", "count": lambda t: str(len(t)), "quote": lambda t: f'"{t[0]}"', "tail": lambda t: " ".join(t[1:]),
-}  # fmt: skip
+    "first": lambda t: t[0],
+    "last": lambda t: t[-1],
+    "second": lambda t: t[1],
+    "swap": lambda t: " ".join(reversed(t)),
+    "copy": lambda t: " ".join(t),
+    "twice": lambda t: f"{t[0]} {t[0]}",
+    "count": lambda t: str(len(t)),
+    "quote": lambda t: f'"{t[0]}"',
+    "tail": lambda t: " ".join(t[1:]),
+}
 
 
 def rule(rng: random.Random, count: int) -> Drawn:

@@ -1,7 +1,7 @@
 """Make the data of hotpotqa-mini and gsm8k-mini: `python -m btlib.pocket.minis`, always the same files.
 
-Both come from the generators of the pre-training corpus, from names that pre-training never draws and from seeds of their
-own (data/README.md; tests/unit/test_leak.py holds the two apart).
+Both come from the generators of the pre-training corpus, from names that pre-training never draws and from seeds of
+their own (data/README.md; tests/unit/test_leak.py holds the two apart).
 """
 
 from __future__ import annotations
@@ -39,7 +39,14 @@ def hotpotqa_mini() -> tuple[list[dict], dict[str, list[dict]]]:
             q = worlds.ask(rng, world)
             if (q.entity, q.answer) not in asked:
                 asked.add((q.entity, q.answer))
-                rows.append({"id": f"{name}-{len(rows):04d}", "question": q.question, "answer": q.answer, "gold_titles": list(q.gold_titles)})
+                rows.append(
+                    {
+                        "id": f"{name}-{len(rows):04d}",
+                        "question": q.question,
+                        "answer": q.answer,
+                        "gold_titles": list(q.gold_titles),
+                    }
+                )
         splits[name] = rows
     return passages, splits
 
@@ -55,7 +62,9 @@ def gsm8k_mini() -> dict[str, list[dict]]:
             if p.question not in asked:
                 asked.add(p.question)
                 steps = [f"{a} {s} {b} = {r}" for a, s, b, r in p.steps]
-                rows.append({"id": f"{name}-{len(rows):04d}", "question": p.question, "answer": str(p.answer), "steps": steps})
+                rows.append(
+                    {"id": f"{name}-{len(rows):04d}", "question": p.question, "answer": str(p.answer), "steps": steps}
+                )
         splits[name] = rows
     return splits
 

@@ -1,7 +1,7 @@
 """Pre-train the embedded LM on generated documents: `btlib pretrain`, seeded, resumable, on any number of processes.
 
-One process a core, each with one thread and its own documents; gradients are averaged over them at every step. Muon trains
-the matrices, AdamW the embeddings and norms; the learning rate warms up, stays, and falls to zero over the last part.
+One process a core, each with one thread and its own documents; gradients are averaged over them at every step. Muon
+trains the matrices, AdamW embeddings and norms; the learning rate warms up, stays, and falls to zero at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+LOG_EVERY, SAVE_SECONDS = 20, 240
 SIZES = {  # hidden, MLP, layers, heads, KV heads
     "pocket": (192, 512, 6, 6, 3),
 }
@@ -46,9 +47,18 @@ def make_model(size: str, vocabulary: int):
 
     hidden, mlp, layers, heads, kv = SIZES[size]
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=kv, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("sdpa")
     return model
@@ -108,7 +118,7 @@ def load_checkpoint(folder: Path, model, optims: list) -> dict:
 
 
 def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
-    """One process of the training: resumes from the folder's checkpoint, logs to log.jsonl, ends with the recipe's tokens."""
+    """One process of the training: resumes from a checkpoint, logs to log.jsonl, ends with the recipe's tokens."""
     import torch
     import torch.distributed as dist
     from transformers import AutoTokenizer
@@ -126,10 +136,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     if (out / "checkpoint.safetensors").exists():
         state = load_checkpoint(out, model, optims)
     params = [p for p in model.parameters() if p.requires_grad]
-    # A resumed run goes on with fresh documents: pools already begun are not drawn again.
     stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, skip=state["pools"])
-    base = [[g["lr"] for g in o.param_groups] for o in optims]
-    base = [[recipe.muon_rate], [recipe.adam_rate]]
     began, saved = time.time() - state["seconds"], time.time()
     seen, recent = state["tokens"], []
     while seen < recipe.tokens:
@@ -140,34 +147,39 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
         dist.all_reduce(flat)
         seen += int(flat[-2])
         recent.append(float(flat[-1]) / ranks)
-        offset = 0
-        for p in params:
-            p.grad.copy_(flat[offset : offset + p.numel()].view_as(p)).div_(ranks)
-            offset += p.numel()
+        torch._foreach_copy_(
+            [p.grad.view(-1) for p in params], list((flat[:-2] / ranks).split([p.numel() for p in params]))
+        )
         torch.nn.utils.clip_grad_norm_(params, 1.0)
-        for optim, rates in zip(optims, base, strict=True):
-            for group, value in zip(optim.param_groups, rates, strict=True):
-                group["lr"] = value * rate(recipe, seen)
+        for optim, top in zip(optims, (recipe.muon_rate, recipe.adam_rate), strict=True):
+            optim.param_groups[0]["lr"] = top * rate(recipe, seen)
             optim.step()
             optim.zero_grad()
-        state["step"] += 1
-        if rank == 0 and state["step"] % 20 == 0:
-            state |= {"tokens": seen, "seconds": time.time() - began}
-            line = {"step": state["step"], "tokens": seen, "loss": round(sum(recent) / len(recent), 4), "seconds": round(state["seconds"], 1), "rate": round(rate(recipe, seen), 4)}  # fmt: skip
+        # Pools already begun, on any process, are not drawn again by a resumed run.
+        state |= {"step": state["step"] + 1, "tokens": seen, "seconds": time.time() - began, "pools": batch.pool + 2}
+        if rank == 0 and state["step"] % LOG_EVERY == 0:
+            report(out, recipe, state, sum(recent) / len(recent))
             recent = []
-            with open(out / "log.jsonl", "a") as log:
-                log.write(json.dumps(line) + "\n")
-            print(f"step {line['step']}  tokens {seen / 1e6:.2f}M of {recipe.tokens / 1e6:.0f}M  loss {line['loss']:.3f}  {seen / max(state['seconds'], 1):.0f} tokens/s", flush=True)  # fmt: skip
-        if rank == 0 and time.time() - saved > 240:
-            state["pools"] = seen // (ranks * 384 * 250) + 2
+        if rank == 0 and (time.time() - saved > SAVE_SECONDS or seen >= recipe.tokens):
             save_checkpoint(out, model, optims, state)
             export(model, tokenizer, out / "model")
             saved = time.time()
-    if rank == 0:
-        state |= {"tokens": seen, "seconds": time.time() - began, "pools": seen // (ranks * 384 * 250) + 2}
-        save_checkpoint(out, model, optims, state)
-        export(model, tokenizer, out / "model")
     dist.destroy_process_group()
+
+
+def report(out: Path, recipe: Recipe, state: dict, mean: float) -> None:
+    """Append a line to log.jsonl and print one: step, tokens, loss (nats a target token), speed, time left."""
+    line = {"step": state["step"], "tokens": state["tokens"], "loss": round(mean, 4)}
+    line |= {"seconds": round(state["seconds"], 1), "rate": round(rate(recipe, state["tokens"]), 4)}
+    with open(out / "log.jsonl", "a") as log:
+        log.write(json.dumps(line) + "\n")
+    speed = state["tokens"] / max(state["seconds"], 1e-9)
+    left = (recipe.tokens - state["tokens"]) / speed / 60
+    print(
+        f"step {state['step']}  {state['tokens'] / 1e6:.2f}M of {recipe.tokens / 1e6:.0f}M tokens  loss {mean:.3f}"
+        f"  {speed:.0f} tokens/s  {left:.0f} min left",
+        flush=True,
+    )
 
 
 def export(model, tokenizer, folder: Path) -> None:
@@ -180,7 +192,10 @@ def export(model, tokenizer, folder: Path) -> None:
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     half = copy.deepcopy(model).to(torch.bfloat16)
-    half.generation_config.eos_token_id, half.generation_config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    half.generation_config.eos_token_id, half.generation_config.pad_token_id = (
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
     half.generation_config.bos_token_id = None
     half.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
@@ -191,11 +206,15 @@ def export(model, tokenizer, folder: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `btlib pretrain`."""
     default = Recipe()
-    parser.add_argument("--out", default="runs/pretrain", help="folder of checkpoint, log and model (default: runs/pretrain)")
+    parser.add_argument(
+        "--out", default="runs/pretrain", help="folder of checkpoint, log and model (default: runs/pretrain)"
+    )
     parser.add_argument("--size", choices=sorted(SIZES), default=default.size)
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--tokens", type=float, default=default.tokens, help="tokens in all (default: %(default).0f)")
-    parser.add_argument("--processes", type=int, default=default.processes, help="processes of one thread each (default: 2)")
+    parser.add_argument(
+        "--processes", type=int, default=default.processes, help="processes of one thread each (default: 2)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from btlib.pocket import words as w
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, its integer answer, the unit of the answer, who it is about and each step as (left, sign, right, result)."""
+    """A question, its integer answer, its unit, who it is about, each step as (left, sign, right, result)."""
 
     question: str
     answer: int
@@ -23,28 +23,55 @@ class Problem:
 
 
 OPENINGS = (
-    "{n} has {x} {t}.", "{n} owns {x} {t}.", "{n} starts with {x} {t}.", "There are {x} {t} on the table of {n}.", "{n} collected {x} {t}.",
-    "In the morning {n} counts {x} {t}.", "{n} bought {x} {t} at the market.", "A drawer of {n} holds {x} {t}.",
-)  # fmt: skip
+    "{n} has {x} {t}.",
+    "{n} owns {x} {t}.",
+    "{n} starts with {x} {t}.",
+    "There are {x} {t} on the table of {n}.",
+    "{n} collected {x} {t}.",
+    "In the morning {n} counts {x} {t}.",
+    "{n} bought {x} {t} at the market.",
+    "A drawer of {n} holds {x} {t}.",
+)
 EVENTS = {
     "+": (
-        "{n} buys {k} more.", "{o} gives {n} {k} more {t}.", "Then {n} finds {k} {t}.", "{n} gets another {k} from {o}.", "Later {k} {t} are added.",
-        "{n} wins {k} more {t}.", "A friend brings {k} more.", "{n} picks up {k} extra {t}.",
+        "{n} buys {k} more.",
+        "{o} gives {n} {k} more {t}.",
+        "Then {n} finds {k} {t}.",
+        "{n} gets another {k} from {o}.",
+        "Later {k} {t} are added.",
+        "{n} wins {k} more {t}.",
+        "A friend brings {k} more.",
+        "{n} picks up {k} extra {t}.",
     ),
     "-": (
-        "{n} gives {k} to {o}.", "{n} loses {k} of them.", "{n} sells {k} {t}.", "{o} takes {k} of the {t}.", "Then {k} {t} break.",
-        "{n} throws away {k} {t}.", "{n} uses {k} of them.", "{k} {t} are given to {o}.",
+        "{n} gives {k} to {o}.",
+        "{n} loses {k} of them.",
+        "{n} sells {k} {t}.",
+        "{o} takes {k} of the {t}.",
+        "Then {k} {t} break.",
+        "{n} throws away {k} {t}.",
+        "{n} uses {k} of them.",
+        "{k} {t} are given to {o}.",
     ),
     "*": (
-        "{o} has {k} times as many.", "After a good week the number is {k} times as large.", "{n} makes {k} times as many {t}.",
-        "Each of the {t} is swapped for {k} {t}.", "A machine turns every one of them into {k} {t}.",
+        "{o} has {k} times as many.",
+        "After a good week the number is {k} times as large.",
+        "{n} makes {k} times as many {t}.",
+        "Each of the {t} is swapped for {k} {t}.",
+        "A machine turns every one of them into {k} {t}.",
     ),
     "/": (
-        "{n} shares them equally among {k} friends.", "They are split equally into {k} {c}.", "{n} puts them in {k} equal {c}.",
+        "{n} shares them equally among {k} friends.",
+        "They are split equally into {k} {c}.",
+        "{n} puts them in {k} equal {c}.",
         "{n} divides the {t} evenly over {k} {c}.",
     ),
-}  # fmt: skip
-OPENING_PRODUCTS = ("{n} has {x} {c} with {k} {t} each.", "{n} fills {x} {c} with {k} {t} in each.", "There are {x} {c}. Each holds {k} {t} of {n}.")
+}
+OPENING_PRODUCTS = (
+    "{n} has {x} {c} with {k} {t} each.",
+    "{n} fills {x} {c} with {k} {t} in each.",
+    "There are {x} {c}. Each holds {k} {t} of {n}.",
+)
 ENDINGS = {
     "+": ("How many {t} does {n} have now?", "How many {t} are there now?", "What is the total number of {t}?"),
     "-": ("How many {t} are left?", "How many {t} does {n} have now?", "How many {t} remain?"),
@@ -108,7 +135,7 @@ ANSWERS = ("bare", "unit", "sentence", "backwards")
 
 
 def reasoning(problem: Problem, style: str) -> str:
-    """Write the solution: "equations" and "words" go step by step, "jump" skips to the answer (as a hurried LM does)."""
+    """Write the solution: "equations" and "words" go step by step, "jump" skips to the answer."""
     if style == "jump":
         return "The answer follows from the story."
     if style == "equations":
@@ -118,7 +145,7 @@ def reasoning(problem: Problem, style: str) -> str:
 
 
 def answer(problem: Problem, style: str) -> str:
-    """Write the answer: bare "12", with its unit, as a sentence, or backwards ("12 = 15 - 3", which ends in another number)."""
+    """Write the answer: bare "12", with its unit, as a sentence, or backwards ("12 = 15 - 3")."""
     if style == "bare":
         return str(problem.answer)
     if style == "unit":

@@ -40,7 +40,7 @@ def boilerplate() -> list[str]:
 
 
 def _values(documents: Iterator[corpus.Document]) -> Iterator[str]:
-    """Yield what is between the boilerplate: field names, values, instructions; and every listed word, with and without space."""
+    """Yield what is between the boilerplate: names, values, instructions; then every listed word."""
     cut = re.compile("|".join(re.escape(p) for p in sorted(boilerplate(), key=len, reverse=True)))
     for document in documents:
         for message in document.messages:
@@ -65,11 +65,19 @@ def build_tokenizer(seed: int = 0, documents: int = 6000) -> PreTrainedTokenizer
     tokenizer.decoder = decoders.ByteLevel()
     pieces = boilerplate()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(pieces), special_tokens=[PAD, END, *ROLES], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY - len(pieces),
+        special_tokens=[PAD, END, *ROLES],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(_values(islice(corpus.documents(seed), documents)), trainer)
     tokenizer.add_tokens([AddedToken(piece, normalized=False, special=False) for piece in pieces])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=list(ROLES), chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False, model_max_length=2048,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=list(ROLES),
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
+    )

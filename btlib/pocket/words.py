@@ -20,13 +20,15 @@ def _coin(heads: str, tails: str, count: int, taken: Iterable[str] = ()) -> tupl
 
 
 GIVEN = _coin("Ma Lo Ti An Be Ka Ro Su Ve Jo El Ni Pa Da Cor", "ra na lin do mi ne ris lo va to", 120)
-SURNAMES = _coin("Tos Bren Hal Kor Mul Fen Gar Vos Rud Sel Dor Wen", "ker by lund man ford ley tin sen wick den", 120, GIVEN)
+SURNAMES = _coin(
+    "Tos Bren Hal Kor Mul Fen Gar Vos Rud Sel Dor Wen", "ker by lund man ford ley tin sen wick den", 120, GIVEN
+)
 STEMS = _coin("Vel Tar Or Quel Bas Mir Lun Hes Cal Nor", "in sa mouth ton vik ery al ow ast und", 100, GIVEN + SURNAMES)
 SUFFIXES = ("Bay", "Falls", "Ridge", "Hill", "Cross", "Port", "Vale", "Green", "Point", "Heath", "Moor", "Gate")
 ADJECTIVES = tuple(
-    "Silent Golden Broken Hidden Distant Frozen Gentle Hollow Iron Last Lonely Midnight Northern Paper Quiet Red Secret "
-    "Seven Silver Small Southern Stone Summer Velvet White Wild Winter Wooden Crimson Early Empty Final Glass Green "
-    "Late Little Lost Old Open Second Shallow Sleeping Tall Western".split()
+    "Silent Golden Broken Hidden Distant Frozen Gentle Hollow Iron Last Lonely Midnight Northern Paper Quiet Red "
+    "Secret Seven Silver Small Southern Stone Summer Velvet White Wild Winter Wooden Crimson Early Empty Final Glass "
+    "Green Late Little Lost Old Open Second Shallow Sleeping Tall Western".split()
 )
 NOUNS = tuple(
     "Harbor River Garden Road Lantern Mountain Window Letter Orchard Kingdom Mirror Island Bridge Forest Station Tower "
@@ -34,8 +36,36 @@ NOUNS = tuple(
     "Door Field Flame Ladder Meadow Painter Sailor School Storm Train Voyage Wheel".split()
 )
 COMPANY_WORDS = ("Works", "Mills", "Labs", "Motors", "Press", "Foods", "Tools", "Lines", "Glass", "Steel")
-JOBS = ("architect", "painter", "writer", "singer", "engineer", "chemist", "lawyer", "teacher", "dancer", "farmer", "doctor", "pilot")
-PRODUCTS = ("cheese", "wool", "glass", "salt", "honey", "lace", "paper", "silk", "copper", "boats", "clocks", "apples", "tea", "bricks")
+JOBS = (
+    "architect",
+    "painter",
+    "writer",
+    "singer",
+    "engineer",
+    "chemist",
+    "lawyer",
+    "teacher",
+    "dancer",
+    "farmer",
+    "doctor",
+    "pilot",
+)
+PRODUCTS = (
+    "cheese",
+    "wool",
+    "glass",
+    "salt",
+    "honey",
+    "lace",
+    "paper",
+    "silk",
+    "copper",
+    "boats",
+    "clocks",
+    "apples",
+    "tea",
+    "bricks",
+)
 THINGS = (
     "apples pears marbles stickers books pencils coins shells cards stamps cookies balloons tickets flowers eggs "
     "beads bottles candles oranges lemons buttons photos keys cups plates stones toys ribbons seeds muffins"
@@ -48,7 +78,9 @@ PARTS = (
 ).split()
 MEASURES = "length width height depth weight size age angle area mass speed".split()
 KINDS = "species type class kind group family grade variety breed category".split()
-BEINGS = "flower beetle bird fish mushroom shell moth fruit mineral tool lamp coin lizard leaf crab iris stone star".split()
+BEINGS = (
+    "flower beetle bird fish mushroom shell moth fruit mineral tool lamp coin lizard leaf crab iris stone star".split()
+)
 
 
 def held_out(first: str, second: str) -> bool:
@@ -61,7 +93,9 @@ PROBLEM_GIVEN_HELD_OUT = frozenset(g for g in GIVEN if zlib.crc32(f"problem {g}"
 
 def label_words(rng: random.Random, count: int) -> list[str]:
     """Draw distinct class labels: coined words in lower case, letters, or ordinary words."""
-    pool = rng.choice((STEMS, GIVEN, SURNAMES, tuple(n for n in NOUNS), ADJECTIVES, tuple("ABCDEFGH"), JOBS, PRODUCTS, IRIS_WORDS))
+    pool = rng.choice(
+        (STEMS, GIVEN, SURNAMES, tuple(n for n in NOUNS), ADJECTIVES, tuple("ABCDEFGH"), JOBS, PRODUCTS, IRIS_WORDS)
+    )
     return [w if len(w) == 1 else w.lower() for w in rng.sample(pool, count)]
 
 

@@ -14,7 +14,10 @@ from btlib.pocket import words as w
 # kind of work -> (how its page says who made it, how a question names that person)
 WORKS = {
     "film": (("is a {year} film directed by {p}.", "is a film of {year}, directed by {p}."), "director"),
-    "novel": (("is a {year} novel written by {p}.", "is a novel by the author {p}, written by {p} in {year}."), "author"),
+    "novel": (
+        ("is a {year} novel written by {p}.", "is a novel by the author {p}, written by {p} in {year}."),
+        "author",
+    ),
     "song": (("is a song recorded by {p} in {year}.", "is a {year} song recorded by {p}."), "singer"),
     "bridge": (("is a bridge designed by {p} in {year}.", "is a bridge of {year}, designed by {p}."), "designer"),
     "company": (("is a company founded by {p} in {year}.", "is a firm that was founded by {p} in {year}."), "founder"),
@@ -76,7 +79,9 @@ def make_world(rng: random.Random, people: int, works: int, towns: int, held: bo
     adjectives, nouns = _pool(rng, w.ADJECTIVES, pool), _pool(rng, w.NOUNS, pool)
     used: set[str] = set()
 
-    def fresh(first: tuple[str, ...], second: tuple[str, ...], full: tuple[tuple[str, ...], ...], joint: str = " ") -> str:
+    def fresh(
+        first: tuple[str, ...], second: tuple[str, ...], full: tuple[tuple[str, ...], ...], joint: str = " "
+    ) -> str:
         for tries in range(2000):
             a, b = (rng.choice(first), rng.choice(second)) if tries < 40 else (rng.choice(full[0]), rng.choice(full[1]))
             name = f"{a}{joint}{b}"
@@ -91,9 +96,11 @@ def make_world(rng: random.Random, people: int, works: int, towns: int, held: bo
         kind = rng.choice(("town", "city", "village"))
         world.towns.append(town)
         world.pages[town] = rng.choice(
-            (f"{town} is a {kind} in {region} on the {river} river, known for its {product}.",
-             f"{town} is a {kind} on the {river} river in {region}. It is known for its {product}.")
-        )  # fmt: skip
+            (
+                f"{town} is a {kind} in {region} on the {river} river, known for its {product}.",
+                f"{town} is a {kind} on the {river} river in {region}. It is known for its {product}.",
+            )
+        )
         world.state(town, "region", region, f"{town} is in {region}.")
         world.state(town, "river", river, f"{town} is on the {river} river.")
         world.state(town, "product", product, f"{town} is known for its {product}.")
@@ -103,9 +110,11 @@ def make_world(rng: random.Random, people: int, works: int, towns: int, held: bo
         article = "an" if job[0] in "aeiou" else "a"
         world.people.append(person)
         world.pages[person] = rng.choice(
-            (f"{person} is {article} {job} born in {town} in {year}, who studied at {college}.",
-             f"{person}, born in {year} in {town}, is {article} {job}. {person} studied at {college}.")
-        )  # fmt: skip
+            (
+                f"{person} is {article} {job} born in {town} in {year}, who studied at {college}.",
+                f"{person}, born in {year} in {town}, is {article} {job}. {person} studied at {college}.",
+            )
+        )
         world.state(person, "birthplace", town, f"{person} was born in {town}.")
         world.state(person, "year", str(year), f"{person} was born in {year}.")
         world.state(person, "job", job, f"{person} is {article} {job}.")
@@ -126,16 +135,29 @@ def make_world(rng: random.Random, people: int, works: int, towns: int, held: bo
 
 
 PERSON_ASKS = {
-    "birthplace": (("Where was the {r} of {e} born?", "In which town was the {r} of {e} born?", "What is the birthplace of the {r} of {e}?"), "birthplace"),
+    "birthplace": (
+        (
+            "Where was the {r} of {e} born?",
+            "In which town was the {r} of {e} born?",
+            "What is the birthplace of the {r} of {e}?",
+        ),
+        "birthplace",
+    ),
     "year": (("When was the {r} of {e} born?", "In what year was the {r} of {e} born?"), "year of birth"),
     "job": (("What is the profession of the {r} of {e}?", "What is the job of the {r} of {e}?"), "profession"),
     "college": (("Where did the {r} of {e} study?", "At which place did the {r} of {e} study?"), "studied"),
-}  # fmt: skip
+}
 TOWN_ASKS = {
     "region": (("In which region was {e} born?", "In what region is the birthplace of {e}?"), "region"),
-    "river": (("Which river runs through the town where {e} was born?", "On which river is the birthplace of {e}?"), "river town"),
-    "product": (("What is the birthplace of {e} known for?", "What is the town where {e} was born known for?"), "known for"),
-}  # fmt: skip
+    "river": (
+        ("Which river runs through the town where {e} was born?", "On which river is the birthplace of {e}?"),
+        "river town",
+    ),
+    "product": (
+        ("What is the birthplace of {e} known for?", "What is the town where {e} was born known for?"),
+        "known for",
+    ),
+}
 
 
 def ask(rng: random.Random, world: World) -> Question:

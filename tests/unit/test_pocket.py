@@ -1,0 +1,134 @@
+"""The embedded LM's recipe: documents in DSPy's form, a lossless tokenizer, a resumable training."""
+
+import json
+import random
+from itertools import islice
+
+import dspy
+import pytest
+from dspy.adapters import ChatAdapter
+
+from btlib.pocket import batches, corpus, families, pretrain, problems, tokenizer
+
+
+@pytest.fixture(scope="module")
+def small_tokenizer():
+    return tokenizer.build_tokenizer(documents=300)
+
+
+def test_a_document_depends_on_seed_and_index_alone():
+    many = list(islice(corpus.documents(3), 12))
+    assert list(islice(corpus.documents(3, start=5), 7)) == many[5:]
+    assert many != list(islice(corpus.documents(4), 12))
+
+
+@pytest.mark.parametrize("family", corpus.FAMILIES)
+@pytest.mark.parametrize("demos", [0, 3, 6])
+def test_every_target_parses_with_chat_adapter(family, demos):
+    drawn, labelled = corpus.draw(random.Random(1), family, demos)
+    document = corpus.to_document(drawn, labelled)
+    signature = corpus.signature(drawn.inputs, drawn.output, drawn.instruction, drawn.description, drawn.reasons)
+    parsed = ChatAdapter().parse(signature, document.messages[-1]["content"])
+    assert parsed[drawn.output] == document.target
+    assert [m["role"] for m in document.messages] == ["system"] + ["user", "assistant"] * (document.demos + 1)
+
+
+def test_prompts_are_those_of_a_dspy_program():
+    drawn, _ = corpus.draw(random.Random(2), "problem", 0)
+    while drawn.inputs != ("question",) or drawn.output != "answer" or drawn.instruction:
+        drawn, _ = corpus.draw(random.Random(random.random()), "problem", 0)
+    signature = dspy.ChainOfThought("question -> answer").predict.signature
+    inputs = {"question": drawn.examples[-1]["question"]}
+    assert list(corpus.to_document(drawn, 0).messages[:-1]) == ChatAdapter().format(signature, [], inputs)
+
+
+def test_solutions_end_in_the_answer():
+    for seed in range(200):
+        problem = problems.make_problem(random.Random(seed), held=False)
+        assert problem.steps[-1][-1] == problem.answer > 0
+        for left, sign, right, result in problem.steps:
+            assert problems.apply(left, sign, right) == result
+
+
+def test_habits_lean_and_do_not_decide():
+    rng = random.Random(0)
+    drawn = [families.habit(rng, "where", ("a", "b", "c")) for _ in range(600)]
+    counts = sorted(drawn.count(s) for s in "abc")
+    assert counts[0] > 60 and counts[2] > 300
+
+
+@pytest.mark.parametrize("text", ["", "Ünïcödé ☃ \t x=1 \r\n", "日本語 12.5%", "[[ ## answer ## ]]\n  two  spaces"])
+def test_the_tokenizer_is_lossless(small_tokenizer, text):
+    assert small_tokenizer.decode(small_tokenizer.encode(text)) == text
+
+
+def test_digits_stand_apart_and_boilerplate_is_one_token(small_tokenizer):
+    assert [small_tokenizer.decode([i]) for i in small_tokenizer.encode("1234")] == list("1234")
+    for piece in tokenizer.boilerplate():
+        assert len(small_tokenizer.encode(piece)) == 1
+
+
+def test_a_zero_shot_iris_prompt_is_short(small_tokenizer):
+    from btlib.tasks import load_task
+
+    task = load_task("iris")
+    signature = task.program().pred.predict.signature
+    messages = ChatAdapter().format(signature, [], task.test[0].inputs().toDict())
+    assert len(small_tokenizer.apply_chat_template(messages, tokenize=True)["input_ids"]) < 180
+
+
+def test_lessons_are_the_assistants_tokens(small_tokenizer):
+    document = next(corpus.documents(0, family="classes", demos=2))
+    ids, lesson = batches.encode(small_tokenizer, [document])[0]
+    whole = small_tokenizer.apply_chat_template(list(document.messages), tokenize=True)["input_ids"]
+    assert ids == whole
+    taught = small_tokenizer.decode([i for i, flag in zip(ids, lesson, strict=True) if flag])
+    assert taught == "".join(m["content"] + "<|end|>" for m in document.messages if m["role"] == "assistant")
+
+
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
+    recipe = pretrain.Recipe(tokens=1e6)
+    assert pretrain.rate(recipe, 0) < 0.05
+    assert pretrain.rate(recipe, 0.5e6) == 1
+    assert pretrain.rate(recipe, 1e6) == 0
+
+
+def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    recipe = pretrain.Recipe(tokens=1e5)
+    model = pretrain.make_model("pocket", 64)
+    optims = pretrain.optimizers(model, recipe)
+    model(input_ids=torch.arange(32).view(1, -1)).logits.sum().backward()
+    for optim in optims:
+        optim.step()
+    pretrain.save_checkpoint(tmp_path, model, optims, {"step": 7})
+    again = pretrain.make_model("pocket", 64)
+    others = pretrain.optimizers(again, recipe)
+    assert pretrain.load_checkpoint(tmp_path, again, others) == {"step": 7}
+    for p, q in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(p, q)
+        mine = [o.state[p] for o in optims if p in o.state]
+        back = [o.state[q] for o in others if q in o.state]
+        assert len(mine) == len(back) == 1 and set(mine[0]) == set(back[0])
+        assert all(torch.equal(mine[0][k], back[0][k]) for k in mine[0])
+    assert not (tmp_path / "checkpoint.tmp").exists()
+
+
+def test_the_mini_data_are_what_the_generator_makes():
+    from btlib.paths import data_dir
+    from btlib.pocket import minis
+
+    for part, made in minis.gsm8k_mini().items():
+        assert [
+            json.loads(line) for line in open(data_dir() / "gsm8k-mini" / f"{part}.jsonl", encoding="utf-8")
+        ] == made
+    passages, splits = minis.hotpotqa_mini()
+    assert [
+        json.loads(line) for line in open(data_dir() / "hotpotqa-mini" / "passages.jsonl", encoding="utf-8")
+    ] == passages
+    for part, made in splits.items():
+        assert [
+            json.loads(line) for line in open(data_dir() / "hotpotqa-mini" / f"{part}.jsonl", encoding="utf-8")
+        ] == made
