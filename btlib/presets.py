@@ -126,7 +126,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 num_candidate_programs=2,
                 epochs=2,
             ),
-            Preset(name="laptop", splits={"iris": _IRIS, "gsm8k": _LAPTOP, "hotpotqa": _LAPTOP}),
+            Preset(name="laptop", splits={"iris": _IRIS, "gsm8k": _LAPTOP, "hotpotqa": _LAPTOP}, seeds=(0,)),
             Preset(
                 name="colab",
                 splits={"iris": _IRIS, "gsm8k": _COLAB, "hotpotqa": _COLAB},

@@ -206,7 +206,6 @@ def _compute(spec: RunSpec, before: Run | None, work: Path, say: Progress) -> di
     except EmptyTraceSet as empty:
         head["steps"].append(empty.record.to_dict())
         head["status"] = "empty-traces"
-        empty.traces.to_jsonl(work / "traces.jsonl")
     seconds["total"] = time.perf_counter() - begun
     return head | {"seconds": {k: round(v, 3) for k, v in seconds.items()}, "date": machine.now()} | foot
 

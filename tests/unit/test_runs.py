@@ -50,6 +50,8 @@ def test_a_run_leaves_every_prefix_and_what_the_issue_asks_for(world, tmp_path):
     assert (tune["kept"], tune["total"], tune["training_rows"]) == (12, 24, 12)
     assert tune["training_tokens"] == 1200 and set(tune["seconds"]) == {"bootstrap", "train"}
     assert record["versions"]["dspy"] and record["machine"]["cores"] >= 1 and record["evaluation"]["lm_calls"] == 24
+    traces = (spec("p -> w").folder(tmp_path / "runs") / "traces.jsonl").read_text().splitlines()
+    assert sum(json.loads(trace)["score"] for trace in traces) == 12 and len(traces) == 24
     lines = [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
     assert [line["correct"] for line in lines] == [i < 18 for i in range(24)]
 
