@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from pathlib import Path
@@ -91,9 +92,9 @@ def run_notebook(source: Path, target: Path, parameters: dict, skip: str = "") -
     from jupyter_client.manager import AsyncKernelManager
 
     extra = {"skip_cells_with_tag": skip} if skip else {}
-    if os.name == "posix":
-        runtime = os.environ.get("JUPYTER_RUNTIME_DIR") or os.environ.get("TMPDIR", "/tmp")
-        name = str(Path(runtime) / f"kernel-{uuid.uuid4().hex[:8]}.json")
+    runtime = Path(os.environ.get("JUPYTER_RUNTIME_DIR") or tempfile.gettempdir())
+    name = str(runtime / f"kernel-{uuid.uuid4().hex[:8]}.json")
+    if os.name == "posix" and len(name) < 100:  # a socket's path has at most 104 characters
         extra["km"] = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=name)
     papermill.execute_notebook(
         str(source),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,11 +100,13 @@ def test_a_grid_that_is_stopped_leaves_no_process_and_no_half_run(world, tmp_pat
     kernel = wait_for(lambda: next((int(p.read_text() or 0) for p in runs.rglob("*.pid")), 0))
     below = psutil.Process(grid.pid).children(recursive=True)
     assert kernel in {p.pid for p in below}
+    scratch = psutil.Process(kernel).environ()["JUPYTER_PATH"]
     grid.send_signal(sent)
     code = grid.wait(20)
     assert code == (130 if sent == signal.SIGINT else -signal.SIGKILL)
     gone, alive = psutil.wait_procs(below, timeout=10)
     assert not alive
+    shutil.rmtree(scratch, ignore_errors=True)  # SIGKILL leaves no one to do it
     assert not list(runs.rglob("run.json")) and not list(runs.rglob("*.tmp"))
     if sent == signal.SIGINT:
         assert b"complete runs are kept" in grid.stderr.read() and not list(runs.rglob("*.ipynb"))
