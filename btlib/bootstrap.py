@@ -153,7 +153,7 @@ def _trace(index: int, example: dspy.Example, item: dict | None, names: dict[int
     if isinstance(item["prediction"], FailedPrediction):  # an adapter that raises, not ours
         return Trace(name, calls, {}, score=False, failed_parse=True)
     failed = any(empty_field(call.outputs) for call in calls)
-    score = not failed and judge(example, item["prediction"], steps)
+    score = judge(example, item["prediction"], steps)
     return Trace(name, calls, dict(item["prediction"]), score=score, failed_parse=failed)
 
 

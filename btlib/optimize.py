@@ -122,7 +122,7 @@ def optimize_prompts(
             max_labeled_demos=preset.max_labeled_demos,
             num_candidate_programs=preset.num_candidate_programs,
             num_threads=preset.num_threads,
-            max_errors=len(validation),
+            max_errors=len(train) + len(validation),  # failures count as wrong; the default ends the search after 10
         )
         best = search.compile(vanilla_state(task, state.lm).program, teacher=teacher, trainset=train, valset=validation)
     scores = [c["score"] for c in sorted(best.candidate_programs, key=lambda c: c["seed"])]
@@ -155,8 +155,11 @@ def finetune_weights(
 
     The state's program, with its prompts as they are, makes the traces. One chat example a module call, without
     demonstrations, all modules in one data set. The tuned LM then runs the *vanilla* prompts (Algorithm 1 line 4). On
-    an LM that is tuned already, training goes on from its weights. The adapter is written to `output_dir`.
-    No correct trace: EmptyTraceSet, before any training.
+    an LM that is tuned already, training goes on from its weights. Without a correct trace nothing is trained:
+    EmptyTraceSet.
+
+    The adapter is written to `output_dir`, and all traces beside it to traces.jsonl. Rows that do not fit the LM's
+    context are left out by the trainer, and not counted in `training_rows`.
     """
     _check(task, preset, seed)
     lm = state.lm if state.lm.cache else state.lm.copy(cache=True)
@@ -165,17 +168,16 @@ def finetune_weights(
         traces = bootstrap_traces(copy_program(state.program, lm), task.train, task.metric, preset.num_threads)
         counts = {"kept": traces.kept, "total": traces.total, "failed_parses": adapter.failed_parses, **meter.counts()}
         seconds = {"bootstrap": meter.seconds}
+        Path(output_dir).parent.mkdir(parents=True, exist_ok=True)
+        traces.to_jsonl(Path(output_dir).with_name("traces.jsonl"))
         if not traces.kept:
             raise EmptyTraceSet(traces, StepRecord("w", **counts, seconds=seconds))
         tuned = _train(State(state.program, lm), task, preset, traces, Path(output_dir))
     seconds["train"] = round(meter.seconds - seconds["bootstrap"], 3)
-    report = getattr(lm.provider, "reports", {}).get(tuned.model)
-    rows = sum(len(trace.calls) for trace in traces.traces if trace.score)
-    if report is not None and report.rows != rows:
-        raise BtlibError(f"{rows} rows were kept, but {report.rows} trained on; is DSPy's response cache turned off?")
-    record = StepRecord(
-        "w", **counts, training_rows=rows, training_tokens=getattr(report, "tokens", 0), seconds=seconds
-    )
+    report = getattr(lm.provider, "reports", {}).get(tuned.model)  # another provider than ours may have none
+    rows = report.rows if report else sum(len(trace.calls) for trace in traces.traces if trace.score)
+    tokens = report.tokens if report else 0
+    record = StepRecord("w", **counts, training_rows=rows, training_tokens=tokens, seconds=seconds)
     return vanilla_state(task, tuned if state.lm.cache else tuned.copy(cache=False)), record
 
 
@@ -187,8 +189,11 @@ def _train(state: State, task: Task, preset: Preset, traces: TraceSet, output_di
     """
     kept = {id(example): trace for example, trace in zip(task.train, traces.traces, strict=True) if trace.score}
 
+    again: dict[int, bool] = {}
+
     def same_again(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
-        return dict(pred) == kept[id(example)].outputs
+        again[id(example)] = dict(pred) == kept[id(example)].outputs
+        return again[id(example)]
 
     optimizer = BootstrapFinetune(
         metric=same_again,
@@ -212,4 +217,8 @@ def _train(state: State, task: Task, preset: Preset, traces: TraceSet, output_di
     student = vanilla_state(task, state.lm).program
     teacher = copy_program(state.program, state.lm)
     examples = [example for example in task.train if id(example) in kept]
-    return optimizer.compile(student, trainset=examples, teacher=teacher).predictors()[0].lm
+    try:
+        return optimizer.compile(student, trainset=examples, teacher=teacher).predictors()[0].lm
+    finally:
+        if not all(again.values()):
+            raise BtlibError("the LM answered differently when asked again; turn DSPy's response cache on")

@@ -4,8 +4,10 @@ import dataclasses
 
 import dspy
 import pytest
-from fakes import CountingEngine, FakeProvider, fake_lm, field, reply, write_gsm8k, write_hotpotqa
+from fakes import CountingEngine, FakeEngine, FakeProvider, fake_lm, field, reply, write_gsm8k, write_hotpotqa
+from lm_fixtures import tiny_lm_folder
 
+from btlib.bootstrap import TraceSet
 from btlib.errors import BtlibError
 from btlib.evaluation import prediction_rows
 from btlib.optimize import EmptyTraceSet, State, evaluate, finetune_weights, optimize_prompts, vanilla_state
@@ -74,7 +76,7 @@ def test_prompts_are_searched_on_t_and_v_and_nothing_else(sums, preset):
 
 def test_trap_1_a_search_after_tuning_runs_on_the_tuned_weights(sums, preset, tmp_path):
     lm, decoy = fake_lm(even_only), fake_lm(even_only)
-    state, _ = finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path)
+    state, _ = finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path / "adapter")
     before = lm.engine.calls.copy()
     with dspy.context(lm=decoy):  # where BFRS would search by itself
         state, _ = optimize_prompts(state, sums, preset, 0)
@@ -94,7 +96,7 @@ def test_trap_2_no_failed_parse_is_trained_on(sums, preset, tmp_path):
         return even_only(model, prompt)
 
     lm = fake_lm(script)
-    _, record = finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path)
+    _, record = finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path / "adapter")
     (job,) = lm.provider.jobs
     trained = {numbers(row["messages"][-2]["content"])[0] for row in job.rows}
     assert trained == {n for n in range(30) if n % 2 == 0 and n % 3}
@@ -114,7 +116,7 @@ def test_trap_2_a_missing_query_is_not_trained_on_even_with_a_right_answer(tmp_p
         return reply(reasoning="so", answer=f"Mentor{number}")
 
     lm = fake_lm(script)
-    state, record = finetune_weights(vanilla_state(task, lm), task, preset, 0, tmp_path)
+    state, record = finetune_weights(vanilla_state(task, lm), task, preset, 0, tmp_path / "adapter")
     (job,) = lm.provider.jobs  # one data set for all three modules
     assert (record.kept, record.total, record.training_rows, len(job.rows)) == (7, 8, 21, 21)
     assert not any("Film4?" in row["messages"][-2]["content"] for row in job.rows)
@@ -155,6 +157,18 @@ def test_trap_3_unparsable_answers_and_failed_calls_do_not_end_an_evaluation(sum
     assert rows[40]["inputs"] == {"question": sums.test[40].question}
 
 
+def test_trap_3_failed_calls_do_not_end_a_search(sums, preset):
+    survivor = numbers(f"[[ ## question ## ]]\n{sums.train[13].question}")[0]
+
+    def script(model, prompt):
+        if numbers(prompt)[0] != survivor:
+            raise RuntimeError("engine failure")
+        return right(prompt)
+
+    _, record = optimize_prompts(vanilla_state(sums, fake_lm(script)), sums, preset, 0)
+    assert record.kept == 0 and record.validation_scores[0] == pytest.approx(100 / 12, abs=0.01)
+
+
 def test_an_evaluation_in_which_everything_fails_is_an_error(sums, preset, capsys):
     def broken(model, prompt):
         raise RuntimeError("the engine is gone")
@@ -169,7 +183,7 @@ def test_an_evaluation_in_which_everything_fails_is_an_error(sums, preset, capsy
 def test_trap_4_a_training_that_fails_is_an_error_and_not_a_result(sums, preset, tmp_path):
     lm = fake_lm(even_only, provider=FakeProvider(error=MemoryError("out of memory")))
     with pytest.raises(MemoryError, match="out of memory"):
-        finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path)
+        finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path / "adapter")
 
 
 def test_trap_5_and_7_a_second_search_is_taught_by_the_first_ones_program(sums, preset):
@@ -177,6 +191,7 @@ def test_trap_5_and_7_a_second_search_is_taught_by_the_first_ones_program(sums, 
     first, _ = optimize_prompts(vanilla_state(sums, lm), sums, preset, 0)
     teaching = first.program.prog.predict.demos
     assert teaching
+    first.program._compiled = False  # as after loading from a file
     lm.engine.prompts.clear()
     second, record = optimize_prompts(first, sums, preset, 0)
     t = {example.question for example in sums.train[:12]}
@@ -209,11 +224,12 @@ def test_a_zero_shot_winner_teaches_as_it_is(sums, preset):
 def test_trap_6_no_correct_trace_stops_before_training(sums, preset, tmp_path):
     lm = fake_lm(lambda model, prompt: reply(reasoning="guess", answer="99999"))
     with pytest.raises(EmptyTraceSet, match="none of 30 traces was correct") as caught:
-        finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path)
+        finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path / "adapter")
     assert lm.provider.jobs == []
     record = caught.value.record
     assert (record.kind, record.kept, record.total, record.lm_calls) == ("w", 0, 30, 30)
     assert caught.value.traces.total == 30
+    assert TraceSet.from_jsonl(tmp_path / "traces.jsonl") == caught.value.traces
 
 
 def test_trap_8_weights_are_tuned_twice_from_the_tuned_ones(sums, preset, tmp_path):
@@ -232,7 +248,7 @@ def test_trap_9_the_state_that_a_step_is_given_stays_as_it_was(sums, preset, tmp
     vanilla = vanilla_state(sums, lm)
     prompted, _ = optimize_prompts(vanilla, sums, preset, 0)
     demos = list(prompted.program.prog.predict.demos)
-    tuned, _ = finetune_weights(prompted, sums, preset, 0, tmp_path)
+    tuned, _ = finetune_weights(prompted, sums, preset, 0, tmp_path / "adapter")
     assert vanilla.program.prog.predict.demos == [] and not getattr(vanilla.program, "_compiled", False)
     assert prompted.program.prog.predict.demos == demos and prompted.program.prog.predict.lm is lm
     assert tuned.program is not vanilla.program and tuned.lm is not lm
@@ -244,7 +260,7 @@ def test_trap_10_a_graded_metric_does_not_pass_for_right(sums, preset, tmp_path)
     graded = dataclasses.replace(
         sums, metric=lambda example, pred, trace=None: 1.0 if sums.metric(example, pred) else 0.3
     )
-    _, record = finetune_weights(vanilla_state(sums, fake_lm(even_only)), graded, preset, 0, tmp_path)
+    _, record = finetune_weights(vanilla_state(sums, fake_lm(even_only)), graded, preset, 0, tmp_path / "adapter")
     assert record.kept == 10
 
 
@@ -266,8 +282,9 @@ def test_trap_13_training_rows_have_no_demonstrations_and_the_prompts_go_back(su
     lm = fake_lm(even_only)
     prompted, _ = optimize_prompts(vanilla_state(sums, lm), sums, preset, 0)
     lm.engine.prompts.clear()
-    tuned, record = finetune_weights(prompted, sums, preset, 0, tmp_path)
-    assert {len(questions(turns)) for _, turns in lm.engine.prompts} >= {len(prompted.program.prog.predict.demos)}
+    tuned, record = finetune_weights(prompted, sums, preset, 0, tmp_path / "adapter")
+    demos = len(prompted.program.prog.predict.demos)  # the traces come from the prompts as they are
+    assert demos and {len(questions(turns)) for _, turns in lm.engine.prompts} == {demos}
     (job,) = lm.provider.jobs
     assert {tuple(m["role"] for m in row["messages"]) for row in job.rows} == {("system", "user", "assistant")}
     assert tuned.program.prog.predict.demos == []
@@ -277,18 +294,39 @@ def test_trap_13_training_rows_have_no_demonstrations_and_the_prompts_go_back(su
 
 def test_the_presets_numbers_reach_the_trainer(sums, preset, tmp_path):
     lm = fake_lm(even_only)
-    finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path)
+    finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path / "adapter")
     kwargs = lm.provider.jobs[0].kwargs
     assert (kwargs["rank"], kwargs["alpha"], kwargs["targets"]) == (32, 64, preset.lora_targets)
     assert (kwargs["epochs"], kwargs["learning_rate"], kwargs["batch_size"]) == (2, preset.learning_rate, 8)
     assert kwargs["seed"] == 0  # the run's seed shuffles, it does not draw weights
 
 
+def test_the_real_trainer_takes_what_the_step_gives_and_trains_on_from_it(tmp_path, preset):
+    """Scripted answers, but LoRA on a real (tiny, random) LM; the second step continues from the first adapter."""
+    from btlib.lm import load_lm
+
+    write_gsm8k(tmp_path, train=24)
+    task = load_task("gsm8k", tmp_path)
+    preset = dataclasses.replace(preset, epochs=1, lora_rank=4, lora_alpha=8)
+    base = load_lm(str(tiny_lm_folder(tmp_path, max_position_embeddings=4096)), preset)
+    scripted = FakeEngine(lambda model, prompt: right(prompt) if numbers(prompt)[0] < 4 else "no")
+    once, record = finetune_weights(
+        vanilla_state(task, base.copy(engine=scripted)), task, preset, 0, tmp_path / "one" / "adapter"
+    )
+    assert (record.kept, record.training_rows) == (4, 4) and record.training_tokens > 1000
+    assert (tmp_path / "one" / "adapter" / "adapter_model.safetensors").exists()
+    assert once.lm.model.startswith(base.model + "+")
+    twice, _ = finetune_weights(once, task, preset, 0, tmp_path / "two" / "adapter")
+    assert set(scripted.calls) == {base.model, once.lm.model}  # the second traces come from the tuned weights
+    assert twice.lm.model not in (base.model, once.lm.model)
+    base.engine.close()
+
+
 def test_each_example_is_asked_once_for_its_traces(sums, preset, tmp_path):
     """DSPy's optimizer finds every answer in the cache, also for an LM that is told not to use one."""
     for cache in (True, False):
         lm = fake_lm(even_only).copy(cache=cache)
-        state, record = finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path)
+        state, record = finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path / "adapter")
         assert record.lm_calls == lm.engine.calls[lm.model] == 30
         assert state.lm.cache is cache
 
@@ -302,8 +340,8 @@ def test_answers_that_change_without_a_cache_are_an_error(sums, preset, tmp_path
     cache = dspy.cache
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     try:
-        with pytest.raises(BtlibError, match="response cache"):
-            finetune_weights(vanilla_state(sums, fake_lm(fickle)), sums, preset, 0, tmp_path)
+        with pytest.raises(BtlibError, match="turn DSPy's response cache on"):
+            finetune_weights(vanilla_state(sums, fake_lm(fickle)), sums, preset, 0, tmp_path / "adapter")
     finally:
         dspy.cache = cache
 
@@ -324,7 +362,7 @@ def test_an_evaluation_runs_on_the_states_lm_whatever_the_program_holds(sums, pr
 
 def test_steps_print_nothing_and_keep_no_history(sums, preset, tmp_path, capfd):
     lm = fake_lm(even_only)
-    for _ in run_strategy(sums, lm, "p -> w", preset, 0, tmp_path):
+    for _ in run_strategy(sums, lm, "p -> w", preset, 0, tmp_path / "adapter"):
         pass
     assert capfd.readouterr() == ("", "")
     assert lm.history == []  # it would be copied with every candidate program
