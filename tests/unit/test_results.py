@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btlib import gains, plots, results
+from btlib import gains, plots, results, samples
 from btlib.errors import BtlibError
 from btlib.results import ORDER, cost_table, load_items, load_runs, score_table, summarize, wilson
 
@@ -153,3 +153,22 @@ def test_figures_show_every_strategy_with_units(runs):
     path = plots.path_of_a_strategy(["", "p", "p -> w"], [15, 50, 70], [(5, 36), (30, 70), (48, 85)])
     assert [t.get_text() for t in path.get_xticklabels()] == ["vanilla", "Π", "Π→Θ"]
     assert len({plots.kind(s) for s in ORDER}) == 4
+
+
+def test_a_sample_gives_the_runs_back(runs, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    monkeypatch.setenv("BTLIB_DATA", str(data))
+    with pytest.raises(BtlibError, match="btlib grid --preset smoke"):
+        samples.find_results(tmp_path / "none", "smoke")
+    samples.save_sample(runs / "smoke", data / "results" / "smoke.csv")
+    rows, items, where = samples.find_results(tmp_path / "none", "smoke")
+    assert where.startswith("NOT your runs")
+    mine, my_items, here = samples.find_results(runs, "smoke")
+    assert "8 runs read from" in here
+    pd.testing.assert_frame_equal(summarize(rows), summarize(mine))
+    order = [*results.CELL, "seed", "item"]
+    pd.testing.assert_frame_equal(
+        items.sort_values(order, ignore_index=True), my_items.sort_values(order, ignore_index=True), check_dtype=False
+    )
+    pd.testing.assert_series_equal(cost_table(rows)["seconds"], cost_table(mine)["seconds"])

@@ -1,0 +1,54 @@
+"""Results that come with the repository, for readers who have not run the grid yet.
+
+A sample is one preset's runs as a CSV in data/results, the verdict on every test item included, so that intervals can
+be worked out from it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from btlib.errors import BtlibError
+from btlib.paths import data_dir
+from btlib.results import CELL, LABELS, load_items, load_runs, one_preset
+
+
+def save_sample(folder: Path | str, path: Path | str) -> None:
+    """Write the runs under `folder` (one preset) as one small CSV, the verdicts on test items as a string of 0 and 1."""
+    runs, items = load_runs(folder), load_items(folder)
+    one_preset(runs)
+    texts = items.groupby([*CELL, "seed"])["correct"].agg(lambda c: "".join(str(int(x)) for x in c))
+    runs["verdicts"] = [texts.get((*(row[k] for k in CELL), row["seed"]), "") for row in runs.to_dict("records")]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    runs.drop(columns=["label", "folder"]).to_csv(path, index=False, float_format="%.4g")
+
+
+def load_sample(path: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read what `save_sample` wrote: the runs and the items, as `load_runs` and `load_items` give them."""
+    runs = pd.read_csv(path, dtype={"strategy": str, "verdicts": str}, keep_default_na=False, na_values={"score": [""]})
+    runs.insert(runs.columns.get_loc("seed") + 1, "label", runs["strategy"].map(LABELS))
+    rows = [
+        {**{k: row[k] for k in (*CELL, "seed")}, "item": i, "correct": verdict == "1"}
+        for row in runs.to_dict("records")
+        for i, verdict in enumerate(row["verdicts"])
+    ]
+    return runs.drop(columns="verdicts"), pd.DataFrame(rows, columns=[*CELL, "seed", "item", "correct"])
+
+
+def find_results(runs_dir: Path | str, preset: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Return runs, items and a sentence on where they come from: your runs, else the sample."""
+    folder, sample = Path(runs_dir) / preset, data_dir() / "results" / f"{preset}.csv"
+    runs = load_runs(folder)
+    if not runs.empty:
+        return runs, load_items(folder), f"{len(runs)} runs read from {folder}"
+    if not sample.exists():
+        raise BtlibError(f"no complete run in {folder}, and no sample {sample}; run `btlib grid --preset {preset}`")
+    runs, items = load_sample(sample)
+    made = f"made on {str(runs['date'].max())[:10]} at commit {runs['commit'].iloc[-1]}"
+    return (
+        runs,
+        items,
+        f"NOT your runs ({folder} has none): {len(runs)} that come with the repository, {made}",
+    )
