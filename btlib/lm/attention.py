@@ -6,8 +6,8 @@ and values to it. The answer of a request is two attentions merged by their log-
 requests of a group share (the system message and the demonstrations; its keys and values exist once) and over the
 request's own tokens.
 
-Same answer in any batch: packed tokens are padded to a multiple of 8, key lengths to a multiple of 32, and a group's
-queries to 32, because CPU kernels round differently at other lengths (taught in notebooks/01_programs).
+Same answer in any batch: packed tokens and a group's queries are padded to a multiple of 8 and key lengths to a
+multiple of 32, because CPU kernels round differently at other lengths.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Shared:
                 members.setdefault(id(prefix), []).append(token)
         self.groups, back, start = [], [-1] * total, 0
         for key, tokens in members.items():
-            padded = tokens + [tokens[0]] * (pad_to(len(tokens), 32) - len(tokens))
+            padded = tokens + [tokens[0]] * (pad_to(len(tokens), 8) - len(tokens))
             self.groups.append((found[key], torch.tensor(padded, device=device)))
             for i, token in enumerate(tokens):
                 back[token] = start + i

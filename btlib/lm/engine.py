@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import CancelledError
@@ -119,7 +118,7 @@ class Engine:
         try:
             ids, reason = job.future.result()
         except (CancelledError, Exception) as error:
-            raise _public(error, request.model) from error
+            raise _public(error) from error
         return self._response(request, job, ids, reason)
 
     def stream(self, request: Request) -> Iterator[Any]:
@@ -152,7 +151,7 @@ class Engine:
         try:
             return self.scheduler.submit(job)
         except BtlibError as error:
-            raise _public(error, request.model) from error
+            raise _public(error) from error
 
     def _check_model(self, model_id: str) -> None:
         if model_id != self.model_id and model_id not in self._adapters:
@@ -222,29 +221,13 @@ def _messages(request: Request) -> list[dict[str, str]]:
     return messages
 
 
-def _public(error: BaseException, model_id: str) -> Exception:
-    """Return the error that DSPy shows and does not retry."""
-    name = "" if isinstance(error, BtlibError) else f"{type(error).__name__}: "
-    return ProviderError(f"{name}{error}" or type(error).__name__, model=model_id, provider="btlib")
+def _public(error: BaseException) -> ProviderError:
+    """Return the error that DSPy shows and does not retry: one line."""
+    text = next(iter(str(error).splitlines()), "no message")
+    return ProviderError(text if isinstance(error, BtlibError) else f"{type(error).__name__}: {text}", provider="btlib")
 
 
 def _close(reference: weakref.ref) -> None:
     engine = reference()
     if engine is not None:
         engine.close()
-
-
-_ENGINES: dict[tuple, Engine] = {}
-_LOCK = threading.Lock()
-
-
-def shared_engine(checkpoint: Checkpoint, *, device: str, dtype: str, slots: int, context: int | None) -> Engine:
-    """Return this process's one engine for a checkpoint; the latest call's slots and context hold."""
-    key = (checkpoint.folder.resolve(), best_device(device), dtype)
-    with _LOCK:
-        engine = _ENGINES.get(key)
-        if engine is None or engine.closed:
-            engine = _ENGINES[key] = Engine(checkpoint, device=device, dtype=dtype, slots=slots, context=context)
-        engine.scheduler.slots = slots
-        engine.context = min(context or engine.max_context, engine.max_context)
-        return engine

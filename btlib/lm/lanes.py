@@ -161,9 +161,10 @@ class DecodePass:
         scores = torch.bmm(
             x[:n].reshape(n * kv, heads // kv, size), all_k[:n].view(n * kv, width, size).transpose(1, 2)
         )
-        scores = scores.float().view(n, kv, -1, width) * scale + self.mask
-        lse = torch.logsumexp(scores, dim=-1, keepdim=True)
-        weights = (scores - lse).exp().to(q.dtype).view(n * kv, -1, width)
+        scores = scores.float().view(n, kv, -1, width).mul_(scale).add_(self.mask)
+        weights = torch.softmax(scores, dim=-1)
+        lse = scores.amax(dim=-1) - weights.amax(dim=-1).log()  # cheaper than a logsumexp, which runs exp once more
+        weights = weights.to(q.dtype).view(n * kv, -1, width)
         own, own_lse = x.new_zeros(x.shape), x.new_zeros(x.shape[:2], dtype=torch.float32)
         own[:n] = torch.bmm(weights, all_v[:n].view(n * kv, width, size)).view(n, heads, size)
         own_lse[:n] = lse.view(n, heads)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from btlib.lm import checkpoint
-from btlib.lm.engine import AsyncEngine, shared_engine
+from btlib.lm.checkpoint import Checkpoint, find
+from btlib.lm.engine import AsyncEngine, Engine, best_device
+from btlib.lm.provider import LoraProvider
 
 if TYPE_CHECKING:
     from btlib.presets import Preset
@@ -40,9 +43,26 @@ class LocalLM(dspy.LM):
 
 
 def _seed(rollout: object) -> int:
-    import zlib
-
     return zlib.crc32(str(rollout).encode())
+
+
+_ENGINES: dict[tuple, Engine] = {}
+_LOCK = threading.Lock()
+
+
+def shared_engine(checkpoint: Checkpoint, *, device: str, dtype: str, slots: int, context: int | None) -> Engine:
+    """Return this process's one engine for a checkpoint; the latest call's slots and context hold.
+
+    A folder whose files have changed since (an LM trained again) gets a new engine.
+    """
+    key = (checkpoint.folder.resolve(), best_device(device), dtype)
+    with _LOCK:
+        engine = _ENGINES.get(key)
+        if engine is None or engine.closed or engine.model_id != checkpoint.model_id(engine.dtype):
+            engine = _ENGINES[key] = Engine(checkpoint, device=device, dtype=dtype, slots=slots, context=context)
+        engine.scheduler.slots = slots
+        engine.context = min(context or engine.max_context, engine.max_context)
+        return engine
 
 
 def load_lm(
@@ -66,9 +86,7 @@ def load_lm(
     One engine is made per checkpoint and process, and all LMs of that checkpoint share it. `lm.model` names the
     weights by content: "<name>@<hash>", with an adapter "<name>@<hash>+<hash>".
     """
-    from btlib.lm.provider import LoraProvider
-
-    found = checkpoint.find(name)
+    found = find(name)
     engine = shared_engine(
         found, device=device, dtype=dtype, slots=slots, context=None if preset is None else preset.context_length
     )

@@ -69,3 +69,20 @@ def tiny_lm_folder(tmp_path: Path, name: str = "tiny", seed: int = 0, **changes)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def random_adapter(folder: Path, out: Path, seed: int = 0, rank: int = 4) -> Path:
+    """Write a LoRA adapter whose weights are random (so that it changes every answer); return its folder."""
+    from peft import LoraConfig, get_peft_model
+
+    model = LlamaForCausalLM.from_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        targets = ["q_proj", "k_proj", "v_proj", "down_proj"]
+        model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.2)
+    model.save_pretrained(out, save_embedding_layers=False)
+    return out

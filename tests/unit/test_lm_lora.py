@@ -1,0 +1,226 @@
+"""Fine-tuning: what is a target, that it learns, that it trains on, and that DSPy sees its failures."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import dspy
+import pytest
+import torch
+from lm_fixtures import TEMPLATE, tiny_lm_folder, tiny_tokenizer
+from safetensors.torch import load_file
+
+from btlib.errors import BtlibError
+from btlib.lm import ForgivingChatAdapter, load_lm
+from btlib.lm.chat import Chat
+from btlib.lm.lora import EmptyTraining, collate, train_lora
+
+FAST = {"rank": 4, "alpha": 8, "targets": ("q_proj", "v_proj"), "epochs": 2, "learning_rate": 1e-2, "batch_size": 4}
+
+
+def rows(count: int = 8, answer: str = "12") -> list[dict]:
+    text = f"[[ ## answer ## ]]\n{answer}\n\n[[ ## completed ## ]]\n"
+    return [
+        {
+            "messages": [
+                {"role": "system", "content": "Your input fields are: question."},
+                {"role": "user", "content": f"How many apples does Ann have? {i}"},
+                {"role": "assistant", "content": text},
+            ]
+        }
+        for i in range(count)
+    ]
+
+
+def chat(template: str = TEMPLATE) -> Chat:
+    tokenizer = tiny_tokenizer(template)
+    return Chat(tokenizer, frozenset({tokenizer.eos_token_id}))
+
+
+def pieces(row, tokenizer) -> tuple[list[str], list[str]]:
+    """Return the runs of targets and of the rest, as text."""
+    runs: list[tuple[bool, list[int]]] = []
+    for token, target in zip(row.ids, row.target, strict=True):
+        if not runs or runs[-1][0] != target:
+            runs.append((target, []))
+        runs[-1][1].append(token)
+    texts = [(target, tokenizer.decode(ids)) for target, ids in runs]
+    return [text for target, text in texts if target], [text for target, text in texts if not target]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_lm_folder(tmp_path_factory.mktemp("lora"))
+
+
+@pytest.fixture
+def lm(folder):
+    return load_lm(str(folder), device="cpu", dtype="float32").copy(cache=False, max_tokens=20)
+
+
+def test_targets_are_what_the_assistant_wrote_token_by_token():
+    talk = chat()
+    row = talk.training_row(rows(1)[0]["messages"])
+    targets, rest = pieces(row, talk.tokenizer)
+    assert targets == ["[[ ## answer ## ]]\n12\n\n[[ ## completed ## ]]\n<|end|>"]
+    assert rest[0].endswith("Ann have? 0<|end|>\n<|assistant|>\n") and rest[1:] == ["\n"]
+    prompt, _ = talk.encode(rows(1)[0]["messages"][:-1])
+    assert row.ids[: len(prompt)] == prompt and not any(row.target[: len(prompt)]) and row.target[len(prompt)]
+
+
+def test_every_assistant_turn_is_a_target():
+    talk = chat()
+    messages = rows(1)[0]["messages"]
+    row = talk.training_row([*messages, {"role": "user", "content": "12"}, {"role": "assistant", "content": "12"}])
+    targets, rest = pieces(row, talk.tokenizer)
+    assert targets == ["[[ ## answer ## ]]\n12\n\n[[ ## completed ## ]]\n<|end|>", "12<|end|>"]
+    assert rest[1] == "\n<|user|>\n12<|end|>\n<|assistant|>\n"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # Llama-2's kind: the system text inside the first user turn, contents trimmed, a space before the answer.
+        "{% if messages[0]['role'] == 'system' %}{% set s = messages[0]['content'] %}{% set ms = messages[1:] %}"
+        "{% else %}{% set s = '' %}{% set ms = messages %}{% endif %}{% for m in ms %}{% if m['role'] == 'user' %}"
+        "<|user|>{% if loop.first %}{{ s }}\n{% endif %}{{ m['content'] | trim }}<|assistant|>"
+        "{% else %} {{ m['content'] | trim }}<|end|>{% endif %}{% endfor %}",
+        # No space at all between the prompt and the answer, so that letters could melt into one token.
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>{% else %}\n"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
+    ],
+)
+def test_targets_under_other_templates(template):
+    talk = chat(template)
+    messages = rows(1)[0]["messages"]
+    row = talk.training_row(messages)
+    targets, _ = pieces(row, talk.tokenizer)
+    assert len(targets) == 1 and targets[0].strip().endswith("[[ ## completed ## ]]\n<|end|>".split("\n")[1])
+    assert targets[0].removesuffix("<|end|>").strip() == messages[-1]["content"].strip()
+    prompt, _ = talk.encode(messages[:-1])
+    assert row.ids[: len(prompt)] == prompt and not any(row.target[: len(prompt)])
+
+
+def test_labels_are_masked_and_padded():
+    talk = chat()
+    short, long = (talk.training_row(row["messages"]) for row in (rows(1)[0], rows(1, "1 2 3 " * 9)[0]))
+    batch = collate([short, long])
+    assert batch["labels"].shape == batch["input_ids"].shape and batch["labels"].shape[1] % 8 == 0
+    for i, row in enumerate((short, long)):
+        kept = batch["labels"][i] != -100
+        assert batch["labels"][i][kept].tolist() == [t for t, target in zip(row.ids, row.target, strict=True) if target]
+        assert batch["attention_mask"][i].sum() == len(row.ids)
+        assert torch.equal(batch["input_ids"][i][kept], batch["labels"][i][kept])
+
+
+def test_training_learns_reports_and_repeats(folder, tmp_path):
+    settings = {**FAST, "epochs": 6}
+    random.seed(5)
+    torch.manual_seed(5)
+    expected = random.random(), torch.rand(1).item()
+    random.seed(5)
+    torch.manual_seed(5)
+    seen = []
+    data = rows(10)
+    report = train_lora(folder, data, tmp_path / "a", seed=1, progress=lambda *step: seen.append(step), **settings)
+    assert (random.random(), torch.rand(1).item()) == expected  # the caller's random state is its own
+    assert report.rows == 10 and report.steps == 18 and len(report.losses) == 18 and seen[-1] == (18, 18)
+    assert report.final_loss < 0.7 * report.losses[0]
+    encoded = [chat().training_row(row["messages"]) for row in data]
+    assert report.tokens == sum(len(row.ids) for row in encoded)
+    assert report.target_tokens == sum(sum(row.target) for row in encoded)
+    assert sorted(path.name for path in report.path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert str(tmp_path) not in (report.path / "adapter_config.json").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    again = train_lora(folder, data, tmp_path / "b", seed=1, **settings)
+    assert (again.path / "adapter_model.safetensors").read_bytes() == (
+        report.path / "adapter_model.safetensors"
+    ).read_bytes()
+    other = train_lora(folder, data, tmp_path / "c", seed=2, **settings)
+    assert other.losses != report.losses
+
+
+def test_gradient_accumulation_is_the_same_step(folder, tmp_path):
+    whole = train_lora(folder, rows(8), tmp_path / "a", **FAST, micro_batch_size=4)
+    parts = train_lora(folder, rows(8), tmp_path / "b", **FAST, micro_batch_size=2)
+    assert whole.steps == parts.steps == 4
+    assert torch.allclose(torch.tensor(whole.losses), torch.tensor(parts.losses), rtol=1e-3)
+
+
+def test_second_training_starts_where_the_first_ended(folder, tmp_path):
+    first = train_lora(folder, rows(), tmp_path / "first", **{**FAST, "epochs": 8})
+    second = train_lora(folder, rows(), tmp_path / "second", **FAST, init_adapter=first.path)
+    assert second.losses[0] < 0.7 * first.losses[0] and second.losses[0] < first.losses[-1] + 0.5
+    frozen = train_lora(folder, rows(), tmp_path / "same", **{**FAST, "learning_rate": 0.0}, init_adapter=first.path)
+    before, after = (load_file(report.path / "adapter_model.safetensors") for report in (first, frozen))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_nothing_to_train_on_is_an_error_of_its_own(folder, tmp_path):
+    with pytest.raises(EmptyTraining, match="0 rows"):
+        train_lora(folder, [], tmp_path / "a", **FAST)
+    with pytest.raises(EmptyTraining, match="context of 512"):
+        train_lora(folder, rows(2, "1 " * 600), tmp_path / "a", **FAST)
+    assert not (tmp_path / "a").exists()
+    report = train_lora(folder, rows(2) + rows(1, "1 " * 600), tmp_path / "a", **FAST)
+    assert report.rows == 2 and report.skipped == 1
+
+
+def test_unknown_layer_is_named(folder, tmp_path):
+    with pytest.raises(BtlibError, match="no layer is named nonsense_proj"):
+        train_lora(folder, rows(), tmp_path / "a", **{**FAST, "targets": ("nonsense_proj",)})
+
+
+def test_finetune_through_dspy_gives_a_tuned_lm(lm, tmp_path):
+    settings = {**FAST, "epochs": 12, "targets": ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")}
+    tuned = lm.finetune(rows(), "chat", {**settings, "output_dir": tmp_path / "a"}).result()
+    assert tuned.engine is lm.engine and tuned.model.startswith(f"{lm.model}+")
+    assert lm.engine.adapter_path(tuned.model) == tmp_path / "a" and lm.provider.reports[tuned.model].rows == 8
+    before = lm.engine.counters()["by_model"].get(tuned.model, 0)
+    question = rows(1)[0]["messages"][:-1]
+    ask = dspy.lm15.Request(
+        model=tuned.model, system=question[0]["content"], messages=(dspy.lm15.Message.user(question[1]["content"]),)
+    )
+    assert "[[ ## answer ## ]]\n12" in lm.engine.complete(ask).message.text
+    assert lm.engine.counters()["by_model"][tuned.model] == before + 1
+    again = tuned.finetune(rows(), "chat", {**settings, "output_dir": tmp_path / "b"}).result()
+    first, second = lm.provider.reports[tuned.model], lm.provider.reports[again.model]
+    assert second.losses[0] < first.losses[0] / 2 and again.model.startswith(f"{lm.model}+") != tuned.model
+    afresh = tuned.finetune(rows(), "chat", {**settings, "output_dir": tmp_path / "c", "from_base": True}).result()
+    assert afresh.model == tuned.model
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "message"),
+    [
+        ([], {"output_dir": "a"}, "0 rows"),
+        (rows(1), {}, "output_dir"),
+        (rows(1), {"output_dir": "a", "ranks": 3}, "unknown training setting 'ranks'; choose from rank"),
+    ],
+)
+def test_a_failed_finetune_is_an_exception_not_an_lm(lm, tmp_path, monkeypatch, data, settings, message):
+    monkeypatch.chdir(tmp_path)
+    result = lm.finetune(data, "chat", settings or {"rank": 4}).result()
+    assert isinstance(result, BtlibError) and message in str(result)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bootstrap_finetune_raises_what_the_provider_raises(lm, tmp_path):
+    """DSPy's own optimizer, with a metric that nothing passes."""
+    program = dspy.Predict("question -> answer")
+    program.set_lm(lm)
+    optimizer = dspy.BootstrapFinetune(
+        metric=lambda *_: False, train_kwargs={**FAST, "output_dir": str(tmp_path / "a")}, num_threads=2
+    )
+    examples = [dspy.Example(question="How many?", answer="12").with_inputs("question")]
+    with dspy.context(lm=lm, adapter=ForgivingChatAdapter()), pytest.raises(EmptyTraining, match="0 rows"):
+        optimizer.compile(program, trainset=examples)
+
+
+def test_adapter_folder_is_replaced_whole(folder, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "stale.txt").write_text("old")
+    report = train_lora(folder, rows(4), tmp_path / "a", **FAST)
+    assert not (report.path / "stale.txt").exists()
+    assert json.loads((report.path / "adapter_config.json").read_text())["r"] == FAST["rank"]

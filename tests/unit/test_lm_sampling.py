@@ -1,0 +1,51 @@
+"""Sampling: stateless uniforms, and an inverse CDF over the same nucleus as transformers."""
+
+from __future__ import annotations
+
+import torch
+from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+from btlib.lm.sampling import pick, request_seed, uniform
+
+
+def test_uniforms_are_spread_and_repeatable():
+    numbers = [uniform(seed, position) for seed in range(40) for position in range(50)]
+    assert numbers == [uniform(seed, position) for seed in range(40) for position in range(50)]
+    assert len(set(numbers)) == 2000 and 0 <= min(numbers) and max(numbers) < 1
+    assert all(150 < sum(i / 10 <= n < (i + 1) / 10 for n in numbers) < 250 for i in range(10))
+
+
+def test_seed_comes_from_prompt_and_seed():
+    assert request_seed(None, [1, 2]) == request_seed(None, [1, 2]) != request_seed(None, [12])
+    assert len({request_seed(seed, [1, 2]) for seed in (None, 0, 1)}) == 3
+
+
+def test_temperature_zero_takes_the_largest():
+    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
+    assert pick(logits, [0.0, 0.0], [1.0, 0.1], [0, 0], [0.9, 0.9]) == [1, 0]
+
+
+def test_frequencies_are_those_of_the_warped_distribution():
+    """Sharp and flat rows (the nucleus fits the short list, or does not), with top_p and top_k."""
+    torch.manual_seed(0)
+    for scale, top_p, top_k in ((4.0, 0.9, 0), (0.3, 0.97, 0), (0.3, 0.8, 5), (1.0, 1.0, 0)):
+        logits = torch.randn(1, 200) * scale
+        warped = TopPLogitsWarper(top_p)(None, logits / 0.7) if top_p < 1 else logits / 0.7
+        if top_k:
+            warped = TopKLogitsWarper(top_k)(None, logits / 0.7)
+            warped = warped.masked_fill(~torch.isfinite(TopPLogitsWarper(top_p)(None, logits / 0.7)), float("-inf"))
+        wanted = warped.softmax(-1)[0]
+        grid = 4000
+        drawn = [pick(logits, [0.7], [top_p], [top_k], [(i + 0.5) / grid])[0] for i in range(grid)]
+        share = torch.bincount(torch.tensor(drawn), minlength=200) / grid
+        assert (share > 0).logical_not()[wanted == 0].all()
+        assert (share - wanted).abs().max() < 2 / grid
+
+
+def test_a_row_does_not_depend_on_the_others():
+    torch.manual_seed(1)
+    logits = torch.randn(16, 300)
+    uniforms = [i / 16 for i in range(16)]
+    together = pick(logits, [0.8] * 16, [0.9] * 16, [0] * 16, uniforms)
+    alone = [pick(logits[i : i + 1], [0.8], [0.9], [0], [uniforms[i]])[0] for i in range(16)]
+    assert together == alone
