@@ -38,6 +38,10 @@ def prompts(count: int, seed: int) -> list[list[int]]:
     return [prefixes[i % GROUPS] + [draw.randrange(3000) for _ in range(OWN)] for i in range(count)]
 
 
+def at_limit(job: Job) -> str | None:
+    return "length" if len(job.new) >= job.limit else None
+
+
 def run_engine(engine: Scheduler, requests: list[list[int]], new: int = NEW) -> float:
     start = time.perf_counter()
     jobs = [Job("bench", ids, PREFIX, new, 0.1, 0.97, 0, request_seed(None, ids), ()) for ids in requests]
@@ -67,19 +71,17 @@ def main() -> None:
     for dtype in arguments.dtypes:
         ours = model(getattr(torch, dtype))
         ours.set_attn_implementation(NAME)
-        engine = Scheduler(
-            ours, adapter_of={}.get, ends=lambda job: "length" if len(job.new) >= job.limit else None,
-            slots=arguments.slots
-        )
+        engine = Scheduler(ours, adapter_of={}.get, ends=at_limit, slots=arguments.slots)
         run_engine(engine, prompts(16, 99), new=4)
         fast, slow = [], []
         for round_ in range(arguments.rounds):
             slow.append(run_generate(reference, prompts(4, 1000 + round_)))
             fast.append(run_engine(engine, prompts(arguments.requests, round_)))
         ratio = statistics.median(f / s for f, s in zip(fast, slow, strict=True))
-        row = {"dtype": dtype, "threads": torch.get_num_threads(), "ratio": ratio, "engine": fast, "generate": slow}
-        print(json.dumps({k: v if isinstance(v, (str, int)) else [round(x, 2) for x in v] if isinstance(v, list) else
-        round(v, 2) for k, v in row.items()})) engine.close()
+        row = {"dtype": dtype, "threads": torch.get_num_threads(), "times_generate": round(ratio, 2)}
+        row |= {"engine_per_s": [round(x, 2) for x in fast], "generate_per_s": [round(x, 2) for x in slow]}
+        print(json.dumps(row))
+        engine.close()
 
 
 if __name__ == "__main__":
