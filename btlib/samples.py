@@ -16,7 +16,7 @@ from btlib.results import CELL, LABELS, load_items, load_runs, one_preset
 
 
 def save_sample(folder: Path | str, path: Path | str) -> None:
-    """Write the runs under `folder` (one preset) as one small CSV, the verdicts on test items as a string of 0 and 1."""
+    """Write the runs under `folder` (one preset) as a CSV, verdicts on test items as a string of 0 and 1."""
     runs, items = load_runs(folder), load_items(folder)
     one_preset(runs)
     texts = items.groupby([*CELL, "seed"])["correct"].agg(lambda c: "".join(str(int(x)) for x in c))
