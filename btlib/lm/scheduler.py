@@ -103,18 +103,21 @@ class Scheduler:
                 while not (self.closed or self._waiting or self._lanes):
                     self._changed.wait()
                 if self.closed:
-                    jobs = list(self._running.values())
+                    unanswered = list(self._running.values())
                     self._waiting.clear()
                     break
             start = time.perf_counter()
-            for lane_jobs in self._admit():
-                self._prefill(lane_jobs)
-            for model_id in list(self._lanes):
-                self._decode(model_id)
+            try:
+                for jobs in self._admit():
+                    self._prefill(jobs)
+                for model_id in list(self._lanes):
+                    self._decode(model_id)
+            except Exception as error:  # not a request's own fault, but nobody may wait for ever
+                self._drop(error)
             self._count(seconds=time.perf_counter() - start)
         self._lanes.clear()
         self._prefixes.clear()
-        for job in jobs:
+        for job in unanswered:
             self._fail(job, EngineClosed("the engine was closed before it answered; call load_lm again"))
 
     def _count(self, **more: float) -> None:
@@ -180,14 +183,8 @@ class Scheduler:
 
     def _forward(self, batch: Prefix | PromptPass | DecodePass) -> torch.Tensor:
         """Run the model over one pass and return the logits (rows, vocabulary) in fp32, padding rows included."""
-        output = self.weights.model(
-            input_ids=batch.ids,
-            position_ids=batch.positions,
-            use_cache=False,
-            logits_to_keep=batch.keep,
-            btlib_pass=batch,
-        )
-        return output.logits[0].float()
+        inputs = {"input_ids": batch.ids, "position_ids": batch.positions, "logits_to_keep": batch.keep}
+        return self.weights.model(**inputs, use_cache=False, btlib_pass=batch).logits[0].float()
 
     def _prefix(self, job: Job) -> Prefix | None:
         """Return the keys and values of a job's prefix, computed alone so that they are the same in any order."""
@@ -212,13 +209,10 @@ class Scheduler:
         """Pick the next token of the rows from `first_row` on, and answer those that are finished."""
         lane = self._lanes[model_id]
         jobs = lane.jobs[first_row:]
-        tokens = pick(
-            logits[: len(jobs)],
-            [job.temperature for job in jobs],
-            [job.top_p for job in jobs],
-            [job.top_k for job in jobs],
-            [uniform(job.seed, len(job.new)) if job.temperature > 0 else 0.0 for job in jobs],
+        settings = zip(
+            *((job.temperature, job.top_p, job.top_k, uniform(job.seed, len(job.new))) for job in jobs), strict=True
         )
+        tokens = pick(logits[: len(jobs)], *settings)
         sane = torch.isfinite(logits[: len(jobs)]).all(dim=-1).tolist()
         self._count(tokens_out=len(jobs))
         for row in reversed(range(len(jobs))):
@@ -234,6 +228,14 @@ class Scheduler:
             else:
                 continue
             lane.remove(first_row + row)
+
+    def _drop(self, error: Exception) -> None:
+        """Fail every request that was let in; those that still wait are not concerned."""
+        with self._changed:
+            jobs = [job for job in self._running.values() if job.future.running()]
+        self._lanes.clear()
+        for job in jobs:
+            self._fail(job, error)
 
     def _fail(self, job: Job, error: Exception) -> None:
         with self._changed:

@@ -81,6 +81,15 @@ def test_greedy_is_what_generate_gives(engine, folder):
     assert len(set(got)) > 8
 
 
+def test_plain_attention_of_other_devices_gives_the_same(engine, folder, monkeypatch):
+    asked = [request(engine, s, u) for s, u in conversations(8)]
+    fused = answers(engine, asked)
+    monkeypatch.setattr("btlib.lm.attention._flash_cpu", lambda: None)
+    other = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=8)
+    assert answers(other, asked) == fused
+    other.close()
+
+
 def test_a_prompt_without_shared_prefix_is_what_generate_gives(engine, folder):
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     short = Request(model=engine.model_id, messages=(Message.user("Ann"),), config=Config(max_tokens=24))
@@ -96,16 +105,16 @@ def test_same_logits_in_any_order_and_slot_count(tmp_path, monkeypatch, dtype, h
     """Bit for bit, for every new token of every request."""
     size = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1], "hidden_size": 128}
     checkpoint = check("tiny", tiny_lm_folder(tmp_path, **size))
-    asked = conversations(20, seed=1)
+    asked = conversations(9, seed=1)
     seen = recorded(monkeypatch)
     runs = []
-    for slots, order in ((1, 1), (3, -1), (20, 1), (20, -1)):
+    for slots, order in ((1, 1), (3, -1), (9, 1)):
         engine = Engine(checkpoint, device="cpu", dtype=dtype, slots=slots)
         seen.clear()
-        answers(engine, [request(engine, s, u, temperature=1.0, max_tokens=40) for s, u in asked][::order])
+        answers(engine, [request(engine, s, u, temperature=1.0, max_tokens=16) for s, u in asked][::order])
         engine.close()
         runs.append({job.key: [row.numpy().tobytes() for row in rows] for job, rows in seen.items()})
-    assert len(runs[0]) == 20 and max(len(rows) for rows in runs[0].values()) > 30
+    assert len(runs[0]) == 9 and max(len(rows) for rows in runs[0].values()) == 16
     assert all(run == runs[0] for run in runs[1:])
 
 
@@ -238,6 +247,21 @@ def test_failure_in_the_model_fails_that_request_only(folder, monkeypatch):
     with pytest.raises(ProviderError, match="out of luck"):
         futures[1].result()
     assert engine.counters()["failed"] == 1
+    engine.close()
+
+
+def test_failure_outside_the_model_leaves_nobody_waiting(folder, monkeypatch):
+    engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=2)
+
+    def fail(*_):
+        raise RuntimeError("no pick")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("btlib.lm.scheduler.pick", fail)
+        with ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(engine.complete, request(engine, *c)) for c in conversations(3)]
+            assert all(isinstance(future.exception(timeout=60), ProviderError) for future in futures)
+    assert engine.complete(request(engine, "Be brief.", "Ann?")).message.text
     engine.close()
 
 
