@@ -62,7 +62,7 @@ def score_panels(cells: pd.DataFrame, published: pd.Series | None = None) -> plt
                 axes.plot(
                     scores.mean(), y, "|", color="black", markersize=9, label="paper, mean of 3 LMs" if not y else None
                 )
-        axes.set(title=TASK_NAMES[task], xlabel="test score (%)", xlim=(0, 100), yticks=range(len(ORDER)))
+        axes.set(title=TASK_NAMES[task], xlabel="test score (%)", xlim=(-2, 102), yticks=range(len(ORDER)))
         axes.set_yticklabels([LABELS[s] for s in ORDER])
     panels[0][0].invert_yaxis()
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=c, label=name) for name, c in KINDS.items()]
@@ -92,7 +92,7 @@ def path_of_a_strategy(
         axes.plot([x, x], [low, high], color=colour, linewidth=2)
         axes.plot(x, score, "o", color=colour, markersize=7)
         axes.annotate(f"{score:.0f}", (x, score), xytext=(8, 4), textcoords="offset points")
-    axes.set(xlabel="steps so far", ylabel="test score (%)", ylim=(0, 100), xlim=(-0.4, len(names) - 0.4))
+    axes.set(xlabel="steps so far", ylabel="test score (%)", ylim=(-2, 102), xlim=(-0.4, len(names) - 0.4))
     axes.set_xticks(range(len(names)), [LABELS[n].replace("Vanilla Zero-shot", "vanilla") for n in names])
     return axes
 
@@ -112,5 +112,5 @@ def cost_against_score(costs: pd.DataFrame, axes: Axes | None = None) -> Axes:
     ]
     handles += [plt.Line2D([], [], marker="o", linestyle="", color=c, label=name) for name, c in KINDS.items()]
     axes.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.set(xlabel="optimization time (s)", ylabel="test score (%)", ylim=(0, 100))
+    axes.set(xlabel="optimization time (s)", ylabel="test score (%)", ylim=(-2, 102))
     return axes

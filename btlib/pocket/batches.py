@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from btlib.pocket.corpus import Document, documents
 
 POOL = 384  # documents sorted by length together, so that a batch holds hardly any padding
-MAX_TOKENS = 1280  # longer documents (six demonstrations with long contexts) are left out
-OTHER_SHARE, OTHER_WEIGHT = 0.2, 0.3  # tokens outside assistant turns: a sample of them, at a low weight
+MAX_TOKENS = 832  # longer documents (six demonstrations with long contexts) are left out
+OTHER_SHARE, OTHER_WEIGHT = 0.25, 0.5  # tokens outside assistant turns: a sample of them, at a low weight
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,10 @@ FAMILIES = {
     "lookup": (families.lookup, 0.06),
     "rule": (families.rule, 0.05),
     "arithmetic": (families.arithmetic, 0.06),
+    "echo": (families.echo, 0.02),
 }
+# Copying comes late and all at once, and most else waits for it: the first documents drill it.
+EARLY, EARLY_WEIGHTS = 45_000, {"echo": 0.6, "lookup": 0.15, "rule": 0.15}
 DEMOS = (0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 6, 6)
 ADAPTER = ChatAdapter(use_json_adapter_fallback=False)
 
@@ -87,6 +90,7 @@ def documents(seed: int, start: int = 0, family: str | None = None, demos: int |
     index = start
     while True:
         rng = random.Random(f"{seed}:{index}:{family}:{demos}")
-        name = family or rng.choices(names, weights)[0]
+        drill = EARLY_WEIGHTS if index < EARLY else {}
+        name = family or rng.choices(names, [drill.get(n, w) for n, w in zip(names, weights, strict=True)])[0]
         yield to_document(*draw(rng, name, rng.choice(DEMOS) if demos is None else demos))
         index += 1

@@ -201,6 +201,19 @@ def lookup(rng: random.Random, count: int) -> Drawn:
     )
 
 
+def echo(rng: random.Random, count: int) -> Drawn:
+    """Draw a copying task: a list of loose words comes back whole, without its first word, or from its middle on."""
+    pools = (w.GIVEN, w.SURNAMES, w.STEMS, w.NOUNS, w.ADJECTIVES, tuple(w.THINGS), w.JOBS + w.PRODUCTS)
+    cut = rng.choice((0, 0, 0, 1, 2))
+    examples = []
+    for _ in range(count):
+        text = [rng.choice(rng.choice(pools)) if rng.random() < 0.9 else str(rng.randint(1, 99)) for _ in range(12)]
+        text = text[: rng.randint(4, 12)]
+        start = len(text) // 2 if cut == 2 else cut
+        examples.append({"text": " ".join(text), "copy": " ".join(text[start:])})
+    return Drawn("echo", ("text",), "copy", "", "", tuple(examples), ("text", "copy"), reasons=False)
+
+
 RULES: dict[str, Callable[[list[str]], str]] = {
     "first": lambda t: t[0],
     "last": lambda t: t[-1],
