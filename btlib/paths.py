@@ -13,7 +13,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 def _folder(name: str, variable: str) -> Path:
     path = Path(os.environ.get(variable) or _ROOT / name)
     if not path.is_dir():
-        raise BtlibError(f"folder {path} is missing; run from a clone installed with `pip install -e .`, or set {variable}")
+        raise BtlibError(
+            f"folder {path} is missing; run from a clone installed with `pip install -e .`, or set {variable}"
+        )
     return path
 
 

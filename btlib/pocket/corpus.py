@@ -26,10 +26,10 @@ FAMILIES = {
     "lookup": (families.lookup, 0.06),
     "rule": (families.rule, 0.05),
     "arithmetic": (families.arithmetic, 0.06),
-    "echo": (families.echo, 0.02),
+    "echo": (families.echo, 0.04),
 }
 # Copying comes late and all at once, and most else waits for it: the first documents drill it.
-EARLY, EARLY_WEIGHTS = 45_000, {"echo": 0.6, "lookup": 0.15, "rule": 0.15}
+EARLY, EARLY_WEIGHTS = 30_000, {"echo": 0.2, "lookup": 0.12, "rule": 0.12}
 DEMOS = (0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 6, 6)
 ADAPTER = ChatAdapter(use_json_adapter_fallback=False)
 

@@ -29,8 +29,8 @@ class Recipe:
     tokens: float = 40e6
     batch_tokens: int = 2048  # per process
     processes: int = 2
-    muon_rate: float = 0.02
-    adam_rate: float = 3e-3
+    muon_rate: float = 0.006
+    adam_rate: float = 1.5e-3
     warmup: float = 0.01  # shares of all tokens
     decay: float = 0.35
 
@@ -65,7 +65,7 @@ def make_model(size: str, vocabulary: int):
 
 
 def share_spelling(model, tokenizer) -> int:
-    """Give each word the same vector with and without its leading space, up to one offset common to all; returns how many.
+    """Give each word the same vector with and without its leading space, up to one common offset; returns how many.
 
     Copying a name to the start of a line changes its token (" Maro" -> "Maro"). With unrelated vectors every such pair
     has to be learned on its own, and copying came late.

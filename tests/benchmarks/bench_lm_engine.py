@@ -1,4 +1,4 @@
-"""How much faster the engine is than `generate`, one request after another: `python tests/benchmarks/bench_lm_engine.py`.
+"""How much faster the engine is than `generate`, one request at a time: `python tests/benchmarks/bench_lm_engine.py`.
 
 256 requests in 4 groups that share a prefix of 500 tokens, 60 tokens of their own, 50 new tokens; a random Llama of
 the embedded LM's shape. The two take turns in one process, so that a busy machine slows both. Prints one JSON line.
