@@ -210,8 +210,8 @@ def echo(rng: random.Random, count: int) -> Drawn:
         text = [rng.choice(rng.choice(pools)) if rng.random() < 0.9 else str(rng.randint(1, 99)) for _ in range(12)]
         text = text[: rng.randint(4, 12)]
         start = len(text) // 2 if cut == 2 else cut
-        examples.append({"text": " ".join(text), "copy": " ".join(text[start:])})
-    return Drawn("echo", ("text",), "copy", "", "", tuple(examples), ("text", "copy"), reasons=False)
+        examples.append({"text": " ".join(text), "echo": " ".join(text[start:])})
+    return Drawn("echo", ("text",), "echo", "", "", tuple(examples), ("text", "echo"), reasons=False)
 
 
 RULES: dict[str, Callable[[list[str]], str]] = {

@@ -31,6 +31,8 @@ class Recipe:
     processes: int = 2
     muon_rate: float = 0.006
     adam_rate: float = 1.5e-3
+    drill_steps: int = 600
+    drill_muon_rate: float = 0.012
     warmup: float = 0.01  # shares of all tokens
     decay: float = 0.35
 
@@ -108,36 +110,6 @@ def optimizers(model, recipe: Recipe) -> list:
     ]
 
 
-def save_checkpoint(folder: Path, model, optims: list, state: dict) -> None:
-    """Write weights, optimizer state and counters to one safetensors file, by a temporary name."""
-    from safetensors.torch import save_file
-
-    names = {id(p): n for n, p in model.named_parameters()}
-    tensors = {f"weight/{n}": p.detach().contiguous() for n, p in model.named_parameters()}
-    for optim in optims:
-        for p, values in optim.state.items():
-            tensors |= {f"optim/{k}/{names[id(p)]}": v.contiguous() for k, v in values.items()}
-    save_file(tensors, folder / "checkpoint.tmp", metadata={"state": json.dumps(state)})
-    os.replace(folder / "checkpoint.tmp", folder / "checkpoint.safetensors")
-
-
-def load_checkpoint(folder: Path, model, optims: list) -> dict:
-    """Load what save_checkpoint wrote into the model and its optimizers; returns the counters."""
-    from safetensors import safe_open
-
-    params = dict(model.named_parameters())
-    home = {n: o for o in optims for g in o.param_groups for n, p in params.items() if any(p is q for q in g["params"])}
-    with safe_open(folder / "checkpoint.safetensors", "pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            kind, _, rest = key.partition("/")
-            if kind == "weight":
-                params[rest].data.copy_(file.get_tensor(key))
-            else:
-                entry, _, name = rest.partition("/")
-                home[name].state[params[name]][entry] = file.get_tensor(key)
-        return json.loads(file.metadata()["state"])
-
-
 def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     """One process of the training: resumes from a checkpoint, logs to log.jsonl, ends with the recipe's tokens."""
     import torch
@@ -145,6 +117,8 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     from transformers import AutoTokenizer
 
     from btlib.pocket.batches import batches
+    from btlib.pocket.checkpoint import export, load_checkpoint, save_checkpoint
+    from btlib.pocket.drill import drill
 
     torch.set_num_threads(1)
     out, ranks = Path(folder), recipe.processes
@@ -157,6 +131,10 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     state = {"step": 0, "tokens": 0, "seconds": 0.0, "pools": 0}
     if (out / "checkpoint.safetensors").exists():
         state = load_checkpoint(out, model, optims)
+    elif recipe.drill_steps:  # the same on every process, so that nothing needs to be averaged
+        optims[0].param_groups[0]["lr"], optims[1].param_groups[0]["lr"] = recipe.drill_muon_rate, 1e-3
+        seen = drill(model, optims, tokenizer, recipe.seed, recipe.drill_steps)
+        print(f"copying drill: {100 * sum(seen[-50:]) / len(seen[-50:]):.0f}% of the last words right", flush=True)
     params = [p for p in model.parameters() if p.requires_grad]
     stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, skip=state["pools"])
     began, saved = time.time() - state["seconds"], time.time()
@@ -202,27 +180,6 @@ def report(out: Path, recipe: Recipe, state: dict, mean: float) -> None:
         f"  {speed:.0f} tokens/s  {left:.0f} min left",
         flush=True,
     )
-
-
-def export(model, tokenizer, folder: Path) -> None:
-    """Write the LM in the Hugging Face format, weights in bf16, by a temporary folder."""
-    import copy
-    import shutil
-
-    import torch
-
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    half = copy.deepcopy(model).to(torch.bfloat16)
-    half.generation_config.eos_token_id, half.generation_config.pad_token_id = (
-        tokenizer.eos_token_id,
-        tokenizer.pad_token_id,
-    )
-    half.generation_config.bos_token_id = None
-    half.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import dspy
 import pytest
 from dspy.adapters import ChatAdapter
 
-from btlib.pocket import batches, corpus, families, pretrain, problems, tokenizer
+from btlib.pocket import batches, checkpoint, corpus, families, pretrain, problems, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
     model(input_ids=torch.arange(32).view(1, -1)).logits.sum().backward()
     for optim in optims:
         optim.step()
-    pretrain.save_checkpoint(tmp_path, model, optims, {"step": 7})
+    checkpoint.save_checkpoint(tmp_path, model, optims, {"step": 7})
     again = pretrain.make_model("pocket", 64)
     others = pretrain.optimizers(again, recipe)
-    assert pretrain.load_checkpoint(tmp_path, again, others) == {"step": 7}
+    assert checkpoint.load_checkpoint(tmp_path, again, others) == {"step": 7}
     for p, q in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(p, q)
         mine = [o.state[p] for o in optims if p in o.state]
@@ -132,3 +132,27 @@ def test_the_mini_data_are_what_the_generator_makes():
         assert [
             json.loads(line) for line in open(data_dir() / "hotpotqa-mini" / f"{part}.jsonl", encoding="utf-8")
         ] == made
+
+
+def test_the_drill_repeats_a_list_after_other_words(small_tokenizer):
+    from btlib.pocket import drill
+
+    words = drill.word_list(small_tokenizer)
+    for seed in range(30):
+        ids, start = drill.row(random.Random(seed), words, length=9, gap=4)
+        copy = [next((s for s, b in words.bare.items() if b == ids[start]), ids[start]), *ids[start + 1 :]]
+        plain = [ids[start], *ids[start + 1 :]]
+        assert ids[9 - len(plain) : 9] in (copy, plain)
+        assert start == 9 + 4 + 1
+
+
+def test_the_drill_trains(small_tokenizer):
+    import torch
+
+    from btlib.pocket import drill
+
+    torch.manual_seed(0)
+    model = pretrain.make_model("pocket", len(small_tokenizer))
+    before = model.lm_head.weight.detach().clone()
+    seen = drill.drill(model, pretrain.optimizers(model, pretrain.Recipe()), small_tokenizer, seed=0, steps=2)
+    assert len(seen) == 2 and not torch.equal(before, model.lm_head.weight)
