@@ -1,4 +1,4 @@
-"""Fine-tune with LoRA on chat rows, and the DSPy provider that does so (section 3.2 of the paper;
+"""Fine-tune with LoRA on chat rows, and the DSPy provider that does so (section 3 of the paper;
 notebooks/04_bft_lora).
 
 PEFT makes the adapter and Hugging Face's Trainer runs the loop. Only what the assistant wrote is a target. Training
