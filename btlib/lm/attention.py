@@ -147,7 +147,7 @@ def _attention(module, query, key, value, attention_mask, scaling=None, dropout=
         raise RuntimeError("this model belongs to a btlib engine; load another copy to call it directly")
     for feature in ("sliding_window", "softcap", "s_aux"):
         if kwargs.get(feature) is not None:
-            raise NotImplementedError(f"attention with {feature} is not supported by btlib's engine")
+            raise ValueError(f"attention with {feature} is not supported by btlib's engine")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return btlib_pass.attend(module.layer_idx, query, key, value, scale), None
 
