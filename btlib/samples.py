@@ -6,13 +6,14 @@ be worked out from it.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 from btlib.errors import BtlibError
 from btlib.paths import data_dir
-from btlib.results import CELL, LABELS, load_items, load_runs, one_preset
+from btlib.results import CELL, LABELS, load_items, load_runs, one_preset, score_table, summarize
 
 
 def save_sample(folder: Path | str, path: Path | str) -> None:
@@ -52,3 +53,21 @@ def find_results(runs_dir: Path | str, preset: str) -> tuple[pd.DataFrame, pd.Da
         items,
         f"NOT your runs ({folder} has none): {len(runs)} that come with the repository, {made}",
     )
+
+
+def main() -> None:
+    """Save a runs folder (runs/<preset>) as the repository's sample: the CSV and the README's figure beside it."""
+    from btlib import plots
+    from btlib.paper import table1
+
+    folder = Path(sys.argv[1])
+    path = data_dir() / "results" / f"{folder.name}.csv"
+    save_sample(folder, path)
+    plots.use_style()
+    cells = summarize(*load_sample(path))
+    plots.score_panels(cells, table1()).savefig(path.with_suffix(".png"), dpi=100)
+    print(score_table(cells, intervals=True).to_string(), path, path.with_suffix(".png"), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

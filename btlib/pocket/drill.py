@@ -1,9 +1,8 @@
 """Teach copying first: lists of words that come twice, of growing length and distance.
 
 Everything that the embedded LM is for needs a token to be found again and what followed it to be copied (an induction
-head). On documents alone that came late: after 12 million tokens it had not begun. Two hundred seconds of these lists
-started it, and the loss on documents then fell quickly (data/pocket-lm/README.md). The lengths vary, because lists
-of one length are solved within 80 steps by attending a fixed number of tokens back, which is of no use.
+head). On documents alone that came late; these lists started it (data/pocket-lm/README.md). Their lengths vary, because
+a list of one length can be repeated by attending a fixed number of tokens back, which is of no use.
 """
 
 from __future__ import annotations
