@@ -19,6 +19,7 @@ import dspy
 from dspy.teleprompt.bootstrap_trace import FailedPrediction, bootstrap_trace_data
 
 from btlib.errors import BtlibError
+from btlib.meter import quiet
 from btlib.retrieval import gold_found, read_jsonl
 
 Metric = Callable[..., bool]
@@ -122,21 +123,31 @@ def copy_program(program: dspy.Module, lm: dspy.LM | None = None) -> dspy.Module
 
 
 def bootstrap_traces(
-    program: dspy.Module, examples: Sequence[dspy.Example], metric: Metric, num_threads: int = 32
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    metric: Metric,
+    num_threads: int = 32,
+    progress: bool = False,
 ) -> TraceSet:
     """Run the program over the examples, `num_threads` at a time, and judge each run.
 
     Uses the LM and adapter of the current DSPy settings where the program's modules have no LM of their own. The
     program itself is left alone. An example on which the program fails counts as not kept; when it fails on every
-    one, that is an error.
+    one, that is an error. `progress` shows DSPy's output.
     """
     if not examples:
         raise BtlibError("there are no examples to bootstrap from")
     runner = copy_program(program)  # DSPy replaces `forward` of the program that it traces
     names = {id(predictor): name for name, predictor in runner.named_predictors()}
-    data = bootstrap_trace_data(
-        runner, list(examples), metric=None, num_threads=num_threads, raise_on_error=False, capture_failed_parses=True
-    )
+    with quiet(not progress):
+        data = bootstrap_trace_data(
+            runner,
+            list(examples),
+            metric=None,
+            num_threads=num_threads,
+            raise_on_error=False,
+            capture_failed_parses=True,
+        )
     found = {item["example_ind"]: item for item in data}
     if not found:
         raise BtlibError(f"the program failed on all {len(examples)} examples; run it on one of them to see why")

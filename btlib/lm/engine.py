@@ -34,7 +34,7 @@ from btlib.lm.attention import NAME as ATTENTION
 from btlib.lm.chat import Chat
 from btlib.lm.checkpoint import Checkpoint, adapter_hash, best_dtype
 from btlib.lm.lanes import Job
-from btlib.lm.quiet import quiet
+from btlib.lm.quiet import without_bars
 from btlib.lm.sampling import request_seed
 from btlib.lm.scheduler import Scheduler
 
@@ -64,7 +64,7 @@ class Engine:
         self.device = best_device(device)
         self.dtype = best_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
         self.model_id = checkpoint.model_id(self.dtype)
-        with quiet():
+        with without_bars():
             model = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder, use_safetensors=True, trust_remote_code=False, dtype=self.dtype
             )

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Switch off transformers' progress bars, and the warnings that PEFT and transformers cause in each other."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

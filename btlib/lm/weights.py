@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from btlib.errors import BtlibError
-from btlib.lm.quiet import quiet
+from btlib.lm.quiet import without_bars
 
 Overlay = list[tuple[nn.Module, torch.Tensor]]
 
@@ -66,7 +66,7 @@ def merged(model: nn.Module, adapter: Path) -> Overlay:
     config = PeftConfig.from_pretrained(str(adapter))
     if config.peft_type != "LORA" or getattr(config, "use_dora", False) or getattr(config, "modules_to_save", None):
         raise BtlibError(f"adapter {adapter} is not a plain LoRA adapter; train one with train_lora")
-    with quiet():
+    with without_bars():
         peft_model = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, use_safetensors=True)
     try:
         layers = [layer for layer in peft_model.modules() if isinstance(layer, Linear)]

@@ -57,6 +57,14 @@ def test_dspys_own_adapter_keeps_no_failed_parse_either(sums):
     assert {trace.example_id for trace in traces.traces if trace.score} == {"train-2", "train-8", "train-10"}
 
 
+def test_progress_is_shown_only_when_asked_for(sums, capfd):
+    program, _ = run(sums, moody)
+    assert capfd.readouterr().out == ""
+    with dspy.context(adapter=ForgivingChatAdapter()):
+        bootstrap_traces(program, sums.train[:2], sums.metric, progress=True)
+    assert "Average Metric" in capfd.readouterr().out
+
+
 def test_the_program_is_left_alone(sums):
     program, _ = run(sums, moody)
     assert "forward" not in vars(program)  # DSPy puts one there, bound to the program that was traced
