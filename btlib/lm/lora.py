@@ -25,7 +25,7 @@ import torch
 from btlib.errors import BtlibError
 from btlib.lm.chat import Chat, Row
 from btlib.lm.engine import Engine, best_device
-from btlib.lm.quiet import quiet
+from btlib.lm.quiet import without_bars
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -82,7 +82,7 @@ def train_lora(
     folder = base.checkpoint.folder if isinstance(base, Engine) else Path(base)
     device = base.device if isinstance(base, Engine) else best_device("auto")
     chat = base.chat if isinstance(base, Engine) else _chat(folder)
-    with quiet(), _own_random_state(seed):
+    with without_bars(), _own_random_state(seed):
         dtype = torch.bfloat16 if bf16 and device.type == "cuda" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, dtype=dtype)
         data, skipped = _data(chat, rows, model.config.get_text_config().max_position_embeddings)
