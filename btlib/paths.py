@@ -27,3 +27,11 @@ def data_dir() -> Path:
 def notebooks_dir() -> Path:
     """Return the folder of the numbered notebooks; the variable BTLIB_NOTEBOOKS overrides it."""
     return _folder("notebooks", "BTLIB_NOTEBOOKS")
+
+
+def cache_dir() -> Path:
+    """Return the folder for what can be made again (indexes, servers' answers); the variable BTLIB_CACHE overrides
+    ~/.cache/btlib. It is made by whoever writes there first.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("BTLIB_CACHE") or Path(home) / "btlib")

@@ -1,0 +1,125 @@
+"""Search with a ColBERTv2 server, as the paper does (section 4).
+
+The format is that of the public server over the Wikipedia 2017 abstracts: `GET <url>?query=...&k=...` answers
+{"topk": [{"text": "title | passage", "pid", "rank", "score", "prob"}, ...]}, best first. That server is often down, so
+answers are kept on disk, and what a run cannot get stops the run. Taught in notebook 01.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from btlib.errors import BtlibError
+from btlib.paths import cache_dir
+
+PATH = "/api/search"  # where ColBERT's own server answers; for a URL that names no path
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that may be another one in a moment
+
+
+def is_url(source: object) -> bool:
+    """Tell a server's URL from a file's path."""
+    return str(source).startswith(("http://", "https://"))
+
+
+def public(url: str) -> str:
+    """Return a URL without the name and password that it may hold, for records and messages."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+class ColBERT:
+    """The client of a ColBERTv2 server; made by `load_retriever(url)`.
+
+    `timeout` is in seconds, for a connection and for an answer; a request is tried `attempts` times, the pauses in
+    between doubling from `pause` seconds up to 20 and drawn at random. Answers are kept in `cache` (default:
+    cache_dir()) as JSON, so a query goes out once. `failed` is the last error that no attempt mended, or "".
+    """
+
+    def __init__(
+        self, url: str, *, cache: Path | None = None, timeout: float = 10.0, attempts: int = 6, pause: float = 1.0
+    ):
+        parts = urlsplit(url)
+        if not parts.hostname:
+            raise BtlibError(f"bad URL of a ColBERTv2 server {url!r}; give http://HOST:PORT{PATH} or its like")
+        self.url = url if parts.path.strip("/") else urlunsplit(parts._replace(path=PATH))
+        self.name = f"ColBERTv2 at {public(self.url)}"
+        self.failed = ""
+        self._folder = (cache or cache_dir()) / "colbert" / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self._client = httpx.Client(timeout=timeout)
+        self._attempts, self._pause = attempts, pause
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ColBERT:
+        """Return itself: an optimizer copies programs by the dozen, and the connections are shared."""
+        return self
+
+    def search(self, query: str, k: int = 3) -> list[str]:
+        """Return up to k passages "title | text", best first. A server that does not answer is a BtlibError."""
+        if not query.strip() or k < 1:
+            return []
+        path = self._folder / f"{hashlib.sha256(json.dumps([query, k]).encode()).hexdigest()[:32]}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["passages"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # never asked, or the file is damaged: ask
+        try:
+            passages = self._ask(query, k)
+        except BtlibError as error:
+            self.failed = str(error)
+            raise
+        self._keep(path, {"query": query, "k": k, "passages": passages})
+        return passages
+
+    def _ask(self, query: str, k: int) -> list[str]:
+        again = Retrying(
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_random_exponential(multiplier=self._pause, max=20),
+            retry=retry_if_exception(_may_pass),
+            reraise=True,
+        )
+        try:
+            answer = again(self._get, query, k)
+        except httpx.HTTPError as error:
+            kind = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+            raise BtlibError(
+                f"{self.name} does not answer ({kind}; tried {again.statistics['attempt_number']} times); check the "
+                "URL, or search a file of passages instead (--retriever FILE)"
+            ) from error
+        try:
+            passages = [hit["text"] for hit in answer.json()["topk"][:k]]
+            if not all(isinstance(text, str) for text in passages):
+                raise TypeError("a text is no string")
+            return passages
+        except (ValueError, KeyError, TypeError) as error:
+            raise BtlibError(
+                f"{self.name} answered {answer.text[:80]!r}, which is not a ColBERTv2 server's "
+                '{"topk": [{"text": ...}]}; check the URL'
+            ) from error
+
+    def _get(self, query: str, k: int) -> httpx.Response:
+        answer = self._client.get(self.url, params={"query": query, "k": k})
+        return answer.raise_for_status()
+
+    def _keep(self, path: Path, value: dict) -> None:
+        """Write an answer to the cache, whole or not at all. A full disk costs the cache, not the run."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in PASSING
+    return isinstance(error, httpx.TransportError)

@@ -1,0 +1,110 @@
+"""The ColBERTv2 client against a local server that answers in the public server's format."""
+
+import copy
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from servers import serve
+
+from btlib.colbert import ColBERT
+from btlib.errors import BtlibError
+from btlib.retrieval import load_retriever
+
+
+def hits(method, path, given):
+    texts = [f"{given['query']} {rank} | text" for rank in range(1, int(given["k"]) + 1)]
+    topk = [
+        {"text": text, "pid": 7 * rank, "rank": rank, "score": 30.5 - rank, "prob": 1 / rank}
+        for rank, text in enumerate(texts, start=1)
+    ]
+    return 200, {"query": given["query"], "topk": topk}
+
+
+def test_a_url_is_searched_in_the_servers_format(tmp_path):
+    with serve(hits) as server:
+        retriever = load_retriever(server.url, cache=tmp_path)
+        assert retriever.search("Who? & whö", 2) == ["Who? & whö 1 | text", "Who? & whö 2 | text"]
+        assert server.asked == [("GET", "/api/search", {"query": "Who? & whö", "k": "2"})]
+        ColBERT(f"{server.url}/wiki17_abstracts", cache=tmp_path).search("a", 1)
+        assert server.asked[-1][1] == "/wiki17_abstracts"
+
+
+def test_an_answer_is_kept_on_disk_and_asked_for_once(tmp_path):
+    with serve(hits) as server:
+        first = ColBERT(server.url, cache=tmp_path).search("one", 3)
+        assert ColBERT(server.url, cache=tmp_path).search("one", 3) == first
+        assert ColBERT(server.url, cache=tmp_path).search("one", 1) == first[:1]
+        assert len(server.asked) == 2  # k is part of the question
+    assert ColBERT(server.url, cache=tmp_path, attempts=1).search("one", 3) == first  # the server is gone
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(json.loads(path.read_text())["passages"] for path in files) and len(files) == 2
+
+
+def test_a_damaged_cache_file_is_asked_for_again(tmp_path):
+    with serve(hits) as server:
+        retriever = ColBERT(server.url, cache=tmp_path)
+        first = retriever.search("one", 1)
+        (file,) = (path for path in tmp_path.rglob("*.json"))
+        file.write_text("{")
+        assert retriever.search("one", 1) == first and json.loads(file.read_text())
+
+
+def test_passing_faults_are_tried_again_and_others_are_not(tmp_path):
+    statuses = iter([503, 429, 200])
+
+    def flaky(method, path, given):
+        status = next(statuses)
+        return hits(method, path, given) if status == 200 else (status, "busy")
+
+    with serve(flaky) as server:
+        retriever = ColBERT(server.url, cache=tmp_path, pause=0.01)
+        assert len(retriever.search("one", 2)) == 2 and len(server.asked) == 3 and not retriever.failed
+    with serve(lambda *_: (404, "no such page")) as server:
+        retriever = ColBERT(server.url, cache=tmp_path, pause=0.01)
+        with pytest.raises(BtlibError, match="404.*tried 1 times"):
+            retriever.search("one", 2)
+        assert len(server.asked) == 1 and "404" in retriever.failed
+
+
+def test_a_server_that_does_not_answer_is_one_line(tmp_path):
+    def slow(method, path, given):
+        time.sleep(0.4)
+        return hits(method, path, given)
+
+    with serve(slow) as server:
+        with pytest.raises(
+            BtlibError, match=r"ReadTimeout.*tried 2 times\); check the URL, or search a file"
+        ) as caught:
+            ColBERT(server.url, cache=tmp_path, timeout=0.05, attempts=2, pause=0.01).search("one", 1)
+        assert "\n" not in str(caught.value) and len(server.asked) == 2
+    with pytest.raises(BtlibError, match="ColBERTv2 at http://127.0.0.1.*ConnectError") as caught:
+        ColBERT(server.url.replace("//", "//me:secret@"), cache=tmp_path, attempts=2, pause=0.01).search("one", 1)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", {"error": True}, {"topk": [{"pid": 1}]}, {"topk": [{"text": 3}]}])
+def test_an_answer_in_another_format_is_one_line(tmp_path, body):
+    with serve(lambda *_: (200, body)) as server:
+        with pytest.raises(BtlibError, match="not a ColBERTv2 server's") as caught:
+            ColBERT(server.url, cache=tmp_path).search("one", 1)
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_an_empty_query_finds_nothing_and_copies_share_the_client(tmp_path):
+    with serve(hits) as server:
+        retriever = ColBERT(server.url, cache=tmp_path)
+        assert retriever.search("  ", 3) == [] and server.asked == []
+        assert copy.deepcopy([retriever])[0] is retriever
+    with pytest.raises(BtlibError, match="bad URL"):
+        ColBERT("http://")
+
+
+def test_many_threads_at_once(tmp_path):
+    with serve(hits) as server:
+        retriever = ColBERT(server.url, cache=tmp_path)
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda i: retriever.search(f"q{i % 5}", 1), range(60)))
+    assert found == [[f"q{i % 5} 1 | text"] for i in range(60)]
