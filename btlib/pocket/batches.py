@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
+from btlib.lm.checkpoint import best_dtype
 from btlib.pocket.corpus import Document, documents
 
 POOL = 384  # documents sorted by length together, so that a batch holds hardly any padding
 MAX_TOKENS = 832  # longer documents (six demonstrations with long contexts) are left out
-OTHER_SHARE, OTHER_WEIGHT = 0.25, 0.5  # tokens outside assistant turns: a sample of them, at a low weight
+OTHER_SHARE, OTHER_WEIGHT = 0.25, 0.25  # tokens outside assistant turns: a sample of them, at a low weight
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Batch:
     weights: torch.Tensor
     tokens: int
     pool: int
+
+
+def autocast(device: str = "cpu") -> torch.autocast:
+    """Multiply in bf16 where the hardware does so natively; elsewhere bf16 is several times slower than fp32."""
+    return torch.autocast(device, torch.bfloat16, enabled=best_dtype(torch.device(device)) == torch.bfloat16)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Document]) -> list[tuple[list[int], list[bool]]]:
@@ -61,22 +68,46 @@ def to_batch(rows: list[tuple[list[int], list[bool]]], pad: int, rng: random.Ran
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int, rank: int, ranks: int, size: int, skip: int = 0
+    tokenizer: PreTrainedTokenizerFast, seed: int, rank: int, ranks: int, size: int, skip: int = 0, makers: int = 0
 ) -> Iterator[Batch]:
-    """Yield batches of about `size` tokens without end; pool p of a rank never depends on the pools before."""
-    pool = skip
-    while True:
-        start = (pool * ranks + rank) * POOL
-        source = documents(seed, start)
-        rng = random.Random(f"batches:{seed}:{start}")
-        rows = [r for r in encode(tokenizer, [next(source) for _ in range(POOL)]) if len(r[0]) <= MAX_TOKENS]
-        rows.sort(key=lambda r: len(r[0]))
+    """Yield batches of about `size` tokens without end, from pool `skip` on; pool p of a rank depends on no other.
+
+    `makers` other processes prepare them ahead, each every `makers`-th pool; 0 (the default): this process does.
+    """
+    source = _Batches(tokenizer, seed, rank, ranks, size, skip)
+    return iter(source if not makers else DataLoader(source, batch_size=None, num_workers=makers, prefetch_factor=16))
+
+
+class _Batches(IterableDataset):
+    def __init__(self, tokenizer, seed, rank, ranks, size, skip):
+        self.tokenizer, self.seed, self.rank, self.ranks, self.size, self.skip = (
+            tokenizer,
+            seed,
+            rank,
+            ranks,
+            size,
+            skip,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        maker, makers = (worker.id, worker.num_workers) if worker else (0, 1)
+        pool = self.skip + maker
+        while True:
+            yield from self.pool(pool)
+            pool += makers
+
+    def pool(self, pool: int) -> Iterator[Batch]:
+        start = (pool * self.ranks + self.rank) * POOL
+        source = documents(self.seed, start)
+        rng = random.Random(f"batches:{self.seed}:{start}")
+        drawn = encode(self.tokenizer, [next(source) for _ in range(POOL)])
+        rows = sorted((r for r in drawn if len(r[0]) <= MAX_TOKENS), key=lambda r: len(r[0]))
         groups: list[list] = [[]]
         for row in rows:
-            if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > size:
+            if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > self.size:
                 groups.append([])
             groups[-1].append(row)
         rng.shuffle(groups)
         for group in groups:
-            yield to_batch(group, tokenizer.pad_token_id, rng, pool)
-        pool += 1
+            yield to_batch(group, self.tokenizer.pad_token_id, rng, pool)

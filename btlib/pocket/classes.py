@@ -11,15 +11,12 @@ import random
 from btlib.pocket import words as w
 from btlib.pocket.families import Drawn
 
+IRIS_FEATURES = {"petal_length", "petal_width", "sepal_length", "sepal_width"}
+
 
 def _value(rng: random.Random, mean: float, spread: float, whole: bool) -> str:
     number = max(mean + rng.gauss(0, spread), 0.1)
     return str(round(number)) if whole else f"{number:.1f}"
-
-
-def nearest(value: str, others: list[tuple[str, str]]) -> tuple[str, str]:
-    """Return the (value, label) of `others` that is closest to `value`; the first one of a tie."""
-    return min(others, key=lambda pair: abs(float(pair[0]) - float(value)))
 
 
 def classify(rng: random.Random, count: int) -> Drawn:
@@ -27,25 +24,17 @@ def classify(rng: random.Random, count: int) -> Drawn:
     easy = rng.random() < 0.4
     labels = w.label_words(rng, 2 if easy else rng.choice((2, 3, 3, 3, 4)))
     features = _features(rng, rng.choice((1, 2)) if easy else rng.choice((2, 3, 4, 4, 4, 5)))
-    key = rng.choice(features)
+    key = features[0] if rng.random() < 0.4 else rng.choice(features)
     shape = {f: _shape(rng, len(labels), key == f, easy) for f in features}
     unit, being, kind = rng.choice(w.UNITS), rng.choice(w.BEINGS), rng.choice(w.KINDS)
-    style = rng.choice(("nearest", "nearest", "value", "jump"))
+    style = rng.choice(("value", "value", "value", "jump"))
     examples: list[dict] = []
-    seen: list[tuple[str, str]] = []
     order = [rng.randrange(len(labels)) for _ in range(count)]
     if count > 2 and rng.random() < 0.8:  # the target's class is mostly among the demonstrations
         order[-1] = rng.choice(order[:-1])
     for index in order:
         row = {f: _value(rng, shape[f][0][index], shape[f][1], shape[f][2]) for f in features}
-        if style == "nearest" and seen:
-            value, label = nearest(row[key], seen)
-            text = f"{key} {row[key]} is closest to {value}, which is {label}."
-        elif style == "jump":
-            text = "It looks like one of them."
-        else:
-            text = f"The {key} is {row[key]}."
-        seen.append((row[key], labels[index]))
+        text = f"The {key} is {row[key]}." if style == "value" else "It looks like one of them."
         examples.append({**row, "reasoning": text, "answer": labels[index]})
     output = "answer" if rng.random() < 0.7 else rng.choice(("label", "class", "prediction", kind))
     examples = [{(output if k == "answer" else k): v for k, v in e.items()} for e in examples]
@@ -61,7 +50,24 @@ def classify(rng: random.Random, count: int) -> Drawn:
     rng.shuffle(shown)
     listed = ", ".join(shown[:-1]) + (", or " if len(shown) > 2 else " or ") + shown[-1]
     description = listed if rng.random() < 0.75 else ""
-    return Drawn("classes", tuple(features), output, instruction, description, tuple(examples), (*features, output))
+    return Drawn(
+        "classes",
+        tuple(features),
+        output,
+        instruction,
+        description,
+        tuple(examples),
+        (*features, output),
+        best_guess=labels[0],  # none is likelier
+        best_reading=_nearest(key, output, examples),
+    )
+
+
+def _nearest(key: str, output: str, examples: list[dict]) -> str:
+    """Return the label of the demonstration whose key feature is closest to the target's; "" without demonstrations."""
+    *demos, target = examples
+    near = min(demos, key=lambda e: abs(float(e[key]) - float(target[key])), default={output: ""})
+    return near[output]
 
 
 def _features(rng: random.Random, count: int) -> list[str]:
@@ -69,6 +75,8 @@ def _features(rng: random.Random, count: int) -> list[str]:
     if count == 4 and rng.random() < 0.5:
         parts, measures = rng.sample(w.PARTS, 2), rng.sample(w.MEASURES, 2)
         names = [f"{a}_{m}" for a in parts for m in measures]
+        if set(names) == IRIS_FEATURES:  # Iris is for evaluation: no document may look like one of its prompts
+            return _features(rng, count)
     else:
         names = []
         while len(names) < count:
@@ -81,38 +89,12 @@ def _features(rng: random.Random, count: int) -> list[str]:
 def _shape(rng: random.Random, classes: int, key: bool, easy: bool) -> tuple[list[float], float, bool]:
     """Draw one feature's class means, its spread and whether it is in whole numbers; the key feature separates best."""
     whole = rng.random() < 0.25
-    low, span = (rng.uniform(5, 30), rng.uniform(25, 60)) if whole else (rng.uniform(0.5, 5), rng.uniform(2.5, 5))
+    low, span = (rng.uniform(5, 30), rng.uniform(25, 60)) if whole else (rng.uniform(0.5, 5), rng.uniform(3, 6.5))
     means = [low + span * i / max(classes - 1, 1) for i in range(classes)]
     rng.shuffle(means)
     gap = span / max(classes - 1, 1)
     if key:
-        spread = gap * rng.uniform(0.04, 0.1 if easy else 0.28)
+        spread = gap * rng.uniform(0.04, 0.1 if easy else 0.22)
     else:
         spread = gap * rng.uniform(0.05, 0.4) if rng.random() < 0.5 else span * rng.uniform(0.4, 1.0)
     return means, spread, whole
-
-
-def closest(rng: random.Random, count: int) -> Drawn:
-    """Draw the sub-skill on its own: of some numbers with labels, which is closest to the given one?"""
-    examples = []
-    for _ in range(count):
-        whole = rng.random() < 0.25
-        values = [
-            _value(rng, rng.uniform(1, 60) if whole else rng.uniform(0.5, 9), 0, whole)
-            for _ in range(rng.randint(2, 6) + 1)
-        ]
-        labels = rng.choices(w.label_words(rng, 4), k=len(values) - 1)
-        pairs = list(zip(values[1:], labels, strict=True))
-        value, label = nearest(values[0], pairs)
-        records = [f"{v}: {n}" for v, n in pairs]
-        examples.append(
-            {
-                "records": records,
-                "value": values[0],
-                "reasoning": f"{values[0]} is closest to {value}, which is {label}.",
-                "answer": label,
-            }
-        )
-    return Drawn(
-        "closest", ("records", "value"), "answer", "", "", tuple(examples), ("records", "value", "answer"), max_full=4
-    )

@@ -14,8 +14,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from btlib.pocket import words as w
+from btlib.pocket.batches import autocast
 
-ROWS, LONGEST = 64, 28
+ROWS, LONGEST = 64, 24
 
 
 @dataclass(frozen=True)
@@ -57,26 +58,32 @@ def row(rng: random.Random, words: WordList, length: int, gap: int) -> tuple[lis
     return first + between + again, length + len(between)
 
 
-def drill(model, optims: list, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> list[float]:
-    """Train `steps` steps on lists, longer and further apart as copying succeeds; returns the accuracy of each step."""
-    rng, words = random.Random(f"drill:{seed}"), word_list(tokenizer)
+def drill(
+    model, optims: list, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, share=list, rank=0, ranks=1
+) -> list:
+    """Train on lists, longer and further apart as copying succeeds; returns the accuracy of each step (0 to 1).
+
+    Stops after `steps` steps, or as soon as the longest lists are copied. `share(numbers)` averages the gradients over
+    the processes, each of which draws its own lists, and returns the numbers' means.
+    """
+    rng, words = random.Random(f"drill:{seed}:{rank}"), word_list(tokenizer)
     longest, gap, recent, seen = 8, 0, 0.0, []
-    for _ in range(steps):
-        length, distance = rng.randint(4, longest), rng.randint(0, gap)
-        rows = [row(rng, words, length, distance) for _ in range(ROWS)]
+    while len(seen) < steps and not (longest >= LONGEST and recent > 0.85):
+        rows = [row(rng, words, rng.randint(4, longest), rng.randint(0, gap)) for _ in range(ROWS // ranks)]
         width = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([r + [0] * (width - len(r)) for r, _ in rows])
         keep = torch.tensor([[start < j < len(r) for j in range(1, width)] for r, start in rows])
-        with torch.autocast("cpu", torch.bfloat16):
+        ids, keep = ids.to(model.device), keep.to(model.device)
+        with autocast(model.device.type):
             logits = model.lm_head(model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][keep])
         targets = ids[:, 1:][keep]
         torch.nn.functional.cross_entropy(logits.float(), targets).backward()
+        seen += share([(logits.argmax(-1) == targets).float().mean().item()])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optim in optims:
             optim.step()
             optim.zero_grad()
-        seen.append((logits.argmax(-1) == targets).float().mean().item())
         recent = 0.9 * recent + 0.1 * seen[-1]
         if recent > 0.75 and longest < LONGEST:
-            longest, gap, recent = longest + 2, min(gap + 3, 24), 0.9 * recent
+            longest, gap, recent = longest + 2, min(gap + 2, 16), 0.9 * recent
     return seen

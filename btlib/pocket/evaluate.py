@@ -1,20 +1,21 @@
 """Judge an LM on fresh documents: exact answers by task family and number of demonstrations, and format.
 
 Documents come from a seed that pre-training does not use. Every document draws its conventions at random, so zero-shot
-even a perfect reader often guesses wrong; that ceiling rises with demonstrations.
-`python -m btlib.pocket.evaluate MODEL_FOLDER`.
+even a perfect reader often guesses wrong; that ceiling rises with demonstrations and stands beside every score.
+`python -m btlib.pocket.evaluate MODEL_FOLDER`, or for the snapshots that pre-training left, with a figure of accuracy
+against tokens seen: `python -m btlib.pocket.evaluate --run runs/pretrain`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import dspy
 
+from btlib.files import write_json
 from btlib.pocket import corpus
 
 SEED = 77
@@ -29,6 +30,8 @@ class Score:
     documents: int
     exact: float  # the target field, character by character
     followed: float  # answers that ChatAdapter parses in full
+    perfect: float  # what a reader reaches who knows all but the document's hidden conventions
+    tokens: int = 0  # seen in pre-training by then; 0 where unknown
 
 
 def answers(folder: Path, documents: list[corpus.Document], batch: int = 32, max_new_tokens: int = 96) -> list[str]:
@@ -76,6 +79,7 @@ def evaluate(
     documents: int = 60,
     demos: tuple[int, ...] = (0, 3, 6),
     families: tuple[str, ...] = tuple(corpus.FAMILIES),
+    tokens: int = 0,
 ) -> list[Score]:
     """Score a model folder on `documents` fresh documents of each family and number of demonstrations."""
     cells = [(f, k) for f in families for k in demos]
@@ -87,33 +91,73 @@ def evaluate(
         said = [(d, next(texts)) for d in drawn[cell]]
         exact = sum(field(t, d.output) == d.target for d, t in said)
         formed = sum(followed(d, t) for d, t in said)
-        scores.append(Score(*cell, len(said), 100 * exact / len(said), 100 * formed / len(said)))
+        perfect = sum(d.readable for d, _ in said)
+        shares = (100 * n / len(said) for n in (exact, formed, perfect))
+        scores.append(Score(*cell, len(said), *shares, tokens))
     return scores
 
 
 def table(scores: list[Score]) -> str:
-    """Lay out scores as a Markdown table: rows are families, columns demonstrations; exact (form followed)."""
+    """Lay out scores as a Markdown table: "exact / a perfect reader", rows are families, columns demonstrations."""
     demos = sorted({s.demos for s in scores})
     cell = {(s.family, s.demos): s for s in scores}
     lines = ["| family | " + " | ".join(f"{k} demonstrations" for k in demos) + " |", "|---" * (len(demos) + 1) + "|"]
     for family in dict.fromkeys(s.family for s in scores):
-        row = [f"{cell[family, k].exact:.0f}% ({cell[family, k].followed:.0f}%)" for k in demos]
+        row = [f"{cell[family, k].exact:.0f} / {cell[family, k].perfect:.0f}" for k in demos]
         lines.append(f"| {family} | " + " | ".join(row) + " |")
-    return "\n".join(lines)
+    lowest = min(s.followed for s in scores)
+    n = scores[0].documents
+    return "\n".join(
+        [*lines, "", f"{n} documents a cell; at least {lowest:.0f}% of every cell's answers have the form."]
+    )
+
+
+FIGURE_FAMILIES = ("query", "answer", "problem", "classes")
+
+
+def figure(scores: list[Score], path: Path) -> None:
+    """Draw accuracy against tokens seen: a panel a family, a line a number of demonstrations, dotted the ceiling."""
+    from matplotlib.figure import Figure
+
+    colours = dict(zip(sorted({s.demos for s in scores}), ("#7F7F7F", "#0072B2", "#E69F00", "#009E73"), strict=False))
+    panels = Figure(figsize=(11, 3), layout="constrained").subplots(1, len(FIGURE_FAMILIES), sharey=True)
+    for axes, family in zip(panels, FIGURE_FAMILIES, strict=True):
+        for demos, colour in colours.items():
+            line = sorted((s for s in scores if (s.family, s.demos) == (family, demos)), key=lambda s: s.tokens)
+            x = [s.tokens / 1e6 for s in line]
+            axes.plot(x, [s.exact for s in line], "o-", color=colour, markersize=3, label=f"{demos} demonstrations")
+            axes.axhline(line[-1].perfect, color=colour, linestyle=":", linewidth=1)
+        axes.set(title=family, xlabel="tokens seen (millions)", ylim=(0, 103))
+    panels[0].set_ylabel("exact answers (%)")
+    panels[0].legend(fontsize=8, frameon=False)
+    panels[0].figure.savefig(path, dpi=110)
+
+
+def evaluate_run(run: Path, documents: int) -> list[Score]:
+    """Score every snapshot of a pre-training run; writes accuracy.json and accuracy.png into its folder."""
+    scores: list[Score] = []
+    for folder in sorted((run / "snapshots").iterdir(), key=lambda f: int(f.name)):
+        scores += evaluate(folder, documents, families=FIGURE_FAMILIES, tokens=int(folder.name))
+        print(f"{int(folder.name) / 1e6:.1f}M tokens", table(scores[-3 * len(FIGURE_FAMILIES) :]), sep="\n", flush=True)
+    write_json(run / "accuracy.json", {"scores": [asdict(s) for s in scores]})
+    figure(scores, run / "accuracy.png")
+    return scores
 
 
 def main() -> None:
-    """Print the table of a model folder, and write it as JSON beside the model where asked."""
+    """Print the table of a model folder, or of every snapshot of a run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--documents", type=int, default=60)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="a model folder")
+    parser.add_argument("--run", type=Path, help="a pre-training run: score its snapshots instead")
+    parser.add_argument("--documents", type=int, default=60, help="for each cell (default: 60)")
     args = parser.parse_args()
+    if not (args.folder or args.run):
+        parser.error("give a model folder, or --run with the folder of a pre-training run")
     dspy.configure(lm=None)
-    scores = evaluate(args.folder, args.documents)
-    print(table(scores))
-    if args.json:
-        args.json.write_text(json.dumps([asdict(s) for s in scores], indent=1))
+    if args.run:
+        evaluate_run(args.run, args.documents)
+    else:
+        print(table(evaluate(args.folder, args.documents)))
 
 
 if __name__ == "__main__":

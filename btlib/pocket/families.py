@@ -30,11 +30,18 @@ class Drawn:
     labelled_fields: tuple[str, ...]  # fields of a demonstration that comes straight from a training set
     max_full: int = 6
     reasons: bool = True
+    best_guess: str = ""  # the target as a perfect reader would write it who has seen no demonstration
+    best_reading: str = ""  # the same with demonstrations, where even they leave a doubt
+
+
+def leaning(text: str, styles: Sequence[str]) -> str:
+    """Return the convention that this wording leans to."""
+    return styles[zlib.crc32(text.encode()) % len(styles)]
 
 
 def habit(rng: random.Random, text: str, styles: Sequence[str], strength: float = 0.5) -> str:
     """Draw a convention; with probability `strength` the one that this wording leans to: a habit."""
-    return styles[zlib.crc32(text.encode()) % len(styles)] if rng.random() < strength else rng.choice(styles)
+    return leaning(text, styles) if rng.random() < strength else rng.choice(styles)
 
 
 QUERY_STYLES = ("entity", "question", "entity", "keywords")
@@ -92,7 +99,8 @@ def query(rng: random.Random, count: int) -> Drawn:
         rng, rng.randint(5, 9), rng.randint(4, 8), rng.randint(3, 5), held=False, pool=rng.choice((6, 12, None))
     )
     questions = [_question(rng, world) for _ in range(count)]
-    style = habit(rng, "query " + _first(questions[-1].question), QUERY_STYLES)
+    wording = "query " + _first(questions[-1].question)
+    style = habit(rng, wording, QUERY_STYLES)
     steps = rng.random() < 0.65
     hop = rng.choice((0, 1, 1, None))
     inputs, output = ("context", "question"), "search_query"
@@ -101,7 +109,7 @@ def query(rng: random.Random, count: int) -> Drawn:
             (rng.choice(("passages", "documents", "notes")), rng.choice(("question", "task"))),
             rng.choice(("query", "search_query", "lookup")),
         )
-    examples = []
+    examples, said = [], {}
     for q in questions:
         second = rng.random() < 0.6 if hop is None else hop == 1
         found = second and rng.random() < 0.9
@@ -115,18 +123,12 @@ def query(rng: random.Random, count: int) -> Drawn:
             text = f"{q.facts[0].sentence} Now find {q.bridge}." if found else f"First find {q.entity}."
         else:
             text = "We need to search."
-        said = {"entity": target, "question": q.question, "keywords": q.keywords}[style]
-        examples.append({inputs[0]: context, inputs[1]: q.question, "reasoning": text, output: said})
-    return Drawn(
-        "query",
-        inputs,
-        output,
-        _instruct(rng, inputs, output, [style]),
-        "",
-        tuple(examples),
-        (),
-        max_full=rng.choice((3, 3, 6)),
-    )
+        said = {"entity": target, "question": q.question, "keywords": q.keywords}
+        examples.append({inputs[0]: context, inputs[1]: q.question, "reasoning": text, output: said[style]})
+    instruction = _instruct(rng, inputs, output, [style])
+    guess = said[style if instruction else leaning(wording, QUERY_STYLES)]
+    full = rng.choice((3, 3, 6))
+    return Drawn("query", inputs, output, instruction, "", tuple(examples), (), full, best_guess=guess)
 
 
 def answer(rng: random.Random, count: int) -> Drawn:
@@ -135,7 +137,8 @@ def answer(rng: random.Random, count: int) -> Drawn:
         rng, rng.randint(5, 9), rng.randint(4, 8), rng.randint(3, 5), held=False, pool=rng.choice((6, 12, None))
     )
     questions = [_question(rng, world) for _ in range(count)]
-    style = habit(rng, "answer " + _first(questions[-1].question), ANSWER_STYLES)
+    wording = "answer " + _first(questions[-1].question)
+    style = habit(rng, wording, ANSWER_STYLES)
     steps = rng.random() < 0.7
     inputs, output = ("context", "question"), "answer"
     if rng.random() < 0.3:
@@ -143,36 +146,32 @@ def answer(rng: random.Random, count: int) -> Drawn:
             (rng.choice(("passages", "documents", "notes")), rng.choice(("question", "task"))),
             rng.choice(("answer", "response")),
         )
-    examples = []
+    examples, said = [], {}
     for q in questions:
         context = _passages(rng, world, [q.entity, q.bridge], q.bridge, rng.choice((2, 3, 4, 5, 6)))
         text = f"{q.facts[0].sentence} {q.facts[1].sentence}" if steps else "The passages tell."
-        said = {"bare": q.answer, "sentence": q.facts[1].sentence, "it": f"It is {q.answer}."}[style]
-        examples.append({inputs[0]: context, inputs[1]: q.question, "reasoning": text, output: said})
-    return Drawn(
-        "answer",
-        inputs,
-        output,
-        _instruct(rng, inputs, output, [style]),
-        "",
-        tuple(examples),
-        (inputs[1], output),
-        max_full=3,
-    )
+        said = {"bare": q.answer, "sentence": q.facts[1].sentence, "it": f"It is {q.answer}."}
+        examples.append({inputs[0]: context, inputs[1]: q.question, "reasoning": text, output: said[style]})
+    instruction = _instruct(rng, inputs, output, [style])
+    guess = said[style if instruction else leaning(wording, ANSWER_STYLES)]
+    shown = (inputs[1], output)
+    return Drawn("answer", inputs, output, instruction, "", tuple(examples), shown, max_full=3, best_guess=guess)
 
 
 def problem(rng: random.Random, count: int) -> Drawn:
     """Draw a word-problem task: question -> answer, one to three steps."""
     drawn = [p.make_problem(rng, held=False) for _ in range(count)]
     how = habit(rng, "reasoning " + drawn[-1].unit, p.REASONINGS)
-    said = habit(rng, "answer " + drawn[-1].question.split(". ")[-1][:12], p.ANSWERS)
+    wording = "answer " + drawn[-1].question.split(". ")[-1][:12]
+    said = habit(rng, wording, p.ANSWERS)
     inputs, output = ("question",), "answer"
     if rng.random() < 0.3:
         inputs, output = (rng.choice(("problem", "story", "task")),), rng.choice(("answer", "result", "solution"))
     examples = [{inputs[0]: q.question, "reasoning": p.reasoning(q, how), output: p.answer(q, said)} for q in drawn]
-    return Drawn(
-        "problem", inputs, output, _instruct(rng, inputs, output, [how, said]), "", tuple(examples), (inputs[0], output)
-    )
+    instruction = _instruct(rng, inputs, output, [how, said])
+    guess = p.answer(drawn[-1], said if instruction else leaning(wording, p.ANSWERS))
+    shown = (inputs[0], output)
+    return Drawn("problem", inputs, output, instruction, "", tuple(examples), shown, best_guess=guess)
 
 
 def lookup(rng: random.Random, count: int) -> Drawn:
@@ -211,7 +210,9 @@ def echo(rng: random.Random, count: int) -> Drawn:
         text = text[: rng.randint(4, 12)]
         start = len(text) // 2 if cut == 2 else cut
         examples.append({"text": " ".join(text), "echo": " ".join(text[start:])})
-    return Drawn("echo", ("text",), "echo", "", "", tuple(examples), ("text", "echo"), reasons=False)
+    guess = examples[-1]["text"]  # most documents repeat all of it
+    shown = ("text", "echo")
+    return Drawn("echo", ("text",), "echo", "", "", tuple(examples), shown, reasons=False, best_guess=guess)
 
 
 RULES: dict[str, Callable[[list[str]], str]] = {
@@ -234,14 +235,15 @@ def rule(rng: random.Random, count: int) -> Drawn:
     texts = [rng.sample(rng.choice(pools), rng.randint(2, 5)) for _ in range(count)]
     names = rng.choice((("text", "output"), ("words", "result"), ("input", "answer"), ("question", "answer")))
     examples = [{names[0]: " ".join(t), names[1]: function(t)} for t in texts]
-    return Drawn("rule", names[:1], names[1], "", "", tuple(examples), names, reasons=False)
+    guess = RULES["copy"](texts[-1])  # nine rules, none likelier
+    return Drawn("rule", names[:1], names[1], "", "", tuple(examples), names, reasons=False, best_guess=guess)
 
 
 def arithmetic(rng: random.Random, count: int) -> Drawn:
     """Draw sums: an expression of one or two signs -> its value, to drill what word problems need."""
     examples = []
     while len(examples) < count:
-        total, parts = rng.randint(2, 99), []
+        total, parts = rng.randint(2, 60), []
         text = str(total)
         for _ in range(rng.choice((1, 1, 2))):
             sign = rng.choice("+-*/")

@@ -1,7 +1,8 @@
 """Pre-train the embedded LM on generated documents: `btlib pretrain`, seeded, resumable, on any number of processes.
 
-One process a core, each with one thread and its own documents; gradients are averaged over them at every step. Muon
-trains the matrices, AdamW embeddings and norms; the learning rate warms up, stays, and falls to zero at the end.
+On CPUs one process a core, each with one thread and its own documents; gradients are averaged over them at every
+step. On a GPU one process, for which others make the documents. Muon trains the matrices, AdamW embeddings and norms;
+the learning rate warms up, stays, and falls to zero at the end.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-LOG_EVERY, SAVE_SECONDS = 20, 240
-SIZES = {  # hidden, MLP, layers, heads, KV heads
+from btlib.errors import BtlibError
+from btlib.files import write_json
+
+LOG_EVERY, SAVE_SECONDS, SNAPSHOTS = 20, 240, 10
+SIZES = {  # hidden, MLP, layers, heads, KV heads: about a third, one and three times 2.9 million weights
+    "pocket-s": (96, 256, 5, 3, 3),
     "pocket": (192, 512, 6, 6, 3),
+    "pocket-l": (320, 864, 8, 10, 5),
 }
 
 
@@ -26,15 +32,16 @@ class Recipe:
 
     size: str = "pocket"
     seed: int = 0
-    tokens: float = 40e6
+    tokens: float = 24e6
     batch_tokens: int = 2048  # per process
     processes: int = 2
-    muon_rate: float = 0.006
-    adam_rate: float = 1.5e-3
-    drill_steps: int = 600
+    makers: int = 0  # processes that make documents for each of those; worth it on a GPU only
+    muon_rate: float = 0.01
+    adam_rate: float = 2e-3
+    drill_steps: int = 400  # at most: the drill ends when the longest lists are copied
     drill_muon_rate: float = 0.012
     warmup: float = 0.01  # shares of all tokens
-    decay: float = 0.35
+    decay: float = 0.7
 
 
 def rate(recipe: Recipe, tokens: float) -> float:
@@ -91,7 +98,9 @@ def loss(model, batch, device: str = "cpu"):
     """Return the weighted mean cross-entropy over the batch's target positions; only those reach the output matrix."""
     import torch
 
-    with torch.autocast(device, torch.bfloat16):
+    from btlib.pocket.batches import autocast
+
+    with autocast(device):
         hidden = model.model(input_ids=batch.ids.to(device), use_cache=False).last_hidden_state
         logits = model.lm_head(hidden.reshape(-1, hidden.shape[-1])[batch.positions.to(device)])
     each = torch.nn.functional.cross_entropy(logits.float(), batch.targets.to(device), reduction="none")
@@ -99,13 +108,16 @@ def loss(model, batch, device: str = "cpu"):
     return (each * weights).sum() / weights.sum(), (each.detach() * (weights == 1)).sum() / (weights == 1).sum()
 
 
-def optimizers(model, recipe: Recipe) -> list:
+def optimizers(model, recipe: Recipe, rank: int = 0) -> list:
+    """Return Muon for the matrices and AdamW for embeddings and norms."""
     import torch
+
+    from btlib.pocket.muon import Muon
 
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
     return [
-        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.0, adjust_lr_fn="original"),
+        Muon(matrices, recipe.muon_rate, rank, recipe.processes if torch.distributed.is_initialized() else 1),
         torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -116,40 +128,55 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     import torch.distributed as dist
     from transformers import AutoTokenizer
 
+    from btlib.pocket import progress
     from btlib.pocket.batches import batches
     from btlib.pocket.checkpoint import export, load_checkpoint, save_checkpoint
     from btlib.pocket.drill import drill
 
     torch.set_num_threads(1)
-    out, ranks = Path(folder), recipe.processes
+    out, ranks, device = Path(folder), recipe.processes, "cuda" if torch.cuda.is_available() else "cpu"
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     tokenizer = AutoTokenizer.from_pretrained(out)
     torch.manual_seed(recipe.seed)
     model = make_model(recipe.size, len(tokenizer))
     share_spelling(model, tokenizer)
-    optims = optimizers(model, recipe)
+    model.to(device)
+    optims = optimizers(model, recipe, rank)
+    params = [p for p in model.parameters() if p.requires_grad]
+
+    def share(numbers: list[float]) -> list[float]:
+        """Average gradients over the processes, and some numbers with them."""
+        if ranks == 1:
+            return numbers
+        flat = torch.cat([p.grad.view(-1) for p in params] + [torch.tensor(numbers)])
+        dist.all_reduce(flat)
+        flat /= ranks
+        torch._foreach_copy_(
+            [p.grad.view(-1) for p in params], list(flat[: -len(numbers)].split([p.numel() for p in params]))
+        )
+        return flat[-len(numbers) :].tolist()
+
     state = {"step": 0, "tokens": 0, "seconds": 0.0, "pools": 0}
     if (out / "checkpoint.safetensors").exists():
         state = load_checkpoint(out, model, optims)
-    elif recipe.drill_steps:  # the same on every process, so that nothing needs to be averaged
+    elif recipe.drill_steps:
+        began = time.time()
         optims[0].param_groups[0]["lr"], optims[1].param_groups[0]["lr"] = recipe.drill_muon_rate, 1e-3
-        seen = drill(model, optims, tokenizer, recipe.seed, recipe.drill_steps)
-        print(f"copying drill: {100 * sum(seen[-50:]) / len(seen[-50:]):.0f}% of the last words right", flush=True)
-    params = [p for p in model.parameters() if p.requires_grad]
-    stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, skip=state["pools"])
+        seen = drill(model, optims, tokenizer, recipe.seed, recipe.drill_steps, share, rank, ranks)
+        if rank == 0:
+            right = 100 * sum(seen[-50:]) / len(seen[-50:])
+            print(f"drill: {len(seen)} steps, {time.time() - began:.0f} s, {right:.0f}% copied at last", flush=True)
+        state["seconds"] = time.time() - began
+    stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, state["pools"], recipe.makers)
     began, saved = time.time() - state["seconds"], time.time()
     seen, recent = state["tokens"], []
     while seen < recipe.tokens:
         batch = next(stream)
-        mean, lesson = loss(model, batch)
+        mean, lesson = loss(model, batch, device)
         mean.backward()
-        flat = torch.cat([p.grad.view(-1) for p in params] + [torch.tensor([float(batch.tokens), float(lesson)])])
-        dist.all_reduce(flat)
-        seen += int(flat[-2])
-        recent.append(float(flat[-1]) / ranks)
-        torch._foreach_copy_(
-            [p.grad.view(-1) for p in params], list((flat[:-2] / ranks).split([p.numel() for p in params]))
-        )
+        tokens, lesson = share([float(batch.tokens), float(lesson)])
+        before, seen = seen, seen + round(tokens * ranks)
+        recent.append(lesson)
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         for optim, top in zip(optims, (recipe.muon_rate, recipe.adam_rate), strict=True):
             optim.param_groups[0]["lr"] = top * rate(recipe, seen)
@@ -158,28 +185,17 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
         # Pools already begun, on any process, are not drawn again by a resumed run.
         state |= {"step": state["step"] + 1, "tokens": seen, "seconds": time.time() - began, "pools": batch.pool + 2}
         if rank == 0 and state["step"] % LOG_EVERY == 0:
-            report(out, recipe, state, sum(recent) / len(recent))
+            progress.report(out, state, sum(recent) / len(recent), recipe.tokens, rate(recipe, seen))
             recent = []
+        tenth = int(SNAPSHOTS * seen / recipe.tokens)
+        if rank == 0 and tenth > int(SNAPSHOTS * before / recipe.tokens):
+            export(model, tokenizer, out / "snapshots" / f"{seen}")
         if rank == 0 and (time.time() - saved > SAVE_SECONDS or seen >= recipe.tokens):
             save_checkpoint(out, model, optims, state)
             export(model, tokenizer, out / "model")
             saved = time.time()
     dist.destroy_process_group()
-
-
-def report(out: Path, recipe: Recipe, state: dict, mean: float) -> None:
-    """Append a line to log.jsonl and print one: step, tokens, loss (nats a target token), speed, time left."""
-    line = {"step": state["step"], "tokens": state["tokens"], "loss": round(mean, 4)}
-    line |= {"seconds": round(state["seconds"], 1), "rate": round(rate(recipe, state["tokens"]), 4)}
-    with open(out / "log.jsonl", "a") as log:
-        log.write(json.dumps(line) + "\n")
-    speed = state["tokens"] / max(state["seconds"], 1e-9)
-    left = (recipe.tokens - state["tokens"]) / speed / 60
-    print(
-        f"step {state['step']}  {state['tokens'] / 1e6:.2f}M of {recipe.tokens / 1e6:.0f}M tokens  loss {mean:.3f}"
-        f"  {speed:.0f} tokens/s  {left:.0f} min left",
-        flush=True,
-    )
+    progress.close()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,27 +206,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", choices=sorted(SIZES), default=default.size)
     parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--batch-tokens", type=int, default=default.batch_tokens, help="per process (default: 2048)")
     parser.add_argument("--tokens", type=float, default=default.tokens, help="tokens in all (default: %(default).0f)")
     parser.add_argument(
-        "--processes", type=int, default=default.processes, help="processes of one thread each (default: 2)"
+        "--processes", type=int, default=default.processes, help="processes of one thread each; 1 on a GPU (default: 2)"
     )
+    parser.add_argument("--makers", type=int, default=default.makers, help="processes that make documents (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the recipe; a folder with a checkpoint is resumed."""
+    """Run the recipe; a folder with a checkpoint is resumed, with the recipe that it began with."""
     import torch.multiprocessing as mp
 
+    from btlib.pocket import progress
     from btlib.pocket.tokenizer import build_tokenizer
 
-    recipe = Recipe(size=args.size, seed=args.seed, tokens=args.tokens, processes=args.processes)
+    recipe = Recipe(args.size, args.seed, args.tokens, args.batch_tokens, args.processes, args.makers)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    check_recipe(out, recipe)
     if not (out / "tokenizer.json").exists():
         build_tokenizer(recipe.seed).save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     with tempfile.TemporaryDirectory() as meeting:
         mp.spawn(train, (recipe, str(out), os.path.join(meeting, "meeting")), nprocs=recipe.processes)
+    print(f"the LM is in {out / 'model'}, its loss in {progress.loss_figure(out)}")
     return 0
+
+
+def check_recipe(out: Path, recipe: Recipe) -> None:
+    """Write the recipe to the folder, or refuse the folder where it was begun with another one."""
+    path, now = out / "recipe.json", asdict(recipe)
+    if path.exists():
+        before = json.loads(path.read_text())
+        if changed := [f"{k} {before.get(k)!r} -> {now[k]!r}" for k in now if before.get(k) != now[k]]:
+            raise BtlibError(f"{out} was begun with other settings ({', '.join(changed)}); repeat them or choose --out")
+    write_json(path, now)
 
 
 if __name__ == "__main__":

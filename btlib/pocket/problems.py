@@ -81,14 +81,17 @@ ENDINGS = {
 
 
 def _operand(rng: random.Random, sign: str, total: int) -> int | None:
-    """Draw the second number of a step so that every result is a whole number from 1 to 144; None where none fits."""
+    """Draw a one-digit second number so that every result is a whole number from 1 to 99; None where none fits.
+
+    These are about 1,500 facts in all: few enough for an LM of this size to learn, too many to be guessed.
+    """
     if sign == "+":
-        return rng.randint(2, 30) if total <= 110 else None
+        return rng.randint(2, 9) if total <= 90 else None
     if sign == "-":
-        return rng.randint(1, min(total - 1, 30)) if total > 2 else None
+        return rng.randint(1, min(total - 1, 9)) if total > 2 else None
     if sign == "*":
-        return rng.choice([k for k in (2, 3, 4, 5) if total * k <= 144] or [None])
-    return rng.choice([k for k in (2, 3, 4, 5, 6) if total % k == 0 and total > k] or [None])
+        return rng.choice([k for k in (2, 3, 4, 5) if total * k <= 60] or [None])
+    return rng.choice([k for k in (2, 3, 4, 5) if total % k == 0 and k < total <= 60] or [None])
 
 
 def apply(total: int, sign: str, k: int) -> int:
@@ -108,12 +111,12 @@ def make_problem(rng: random.Random, held: bool, steps: int | None = None) -> Pr
         text.append(template.format(n=name, o=other, t=thing, c=container, **numbers))
 
     if rng.random() < 0.3:
-        x, k = rng.randint(2, 9), rng.randint(2, 12)
+        x, k = rng.randint(2, 6), rng.randint(2, 10)
         total, sign = x * k, "*"
         done.append((x, "*", k, total))
         say(rng.choice(OPENING_PRODUCTS), x=x, k=k)
     else:
-        total, sign = rng.randint(3, 60), "+"
+        total, sign = rng.randint(3, 30), "+"
         say(rng.choice(OPENINGS), x=total)
     while len(done) < count:
         sign = rng.choice("++--*/")

@@ -89,7 +89,7 @@ def test_lessons_are_the_assistants_tokens(small_tokenizer):
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     recipe = pretrain.Recipe(tokens=1e6)
     assert pretrain.rate(recipe, 0) < 0.05
-    assert pretrain.rate(recipe, 0.5e6) == 1
+    assert pretrain.rate(recipe, 0.2e6) == 1 > pretrain.rate(recipe, 0.6e6)
     assert pretrain.rate(recipe, 1e6) == 0
 
 
