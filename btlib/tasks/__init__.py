@@ -18,6 +18,7 @@ import dspy
 
 from btlib.errors import BtlibError, unknown
 from btlib.presets import TASKS, Split
+from btlib.retrieval import Searcher
 from btlib.tasks import gsm8k, hotpotqa, iris
 
 Examples = tuple[dspy.Example, ...]
@@ -30,7 +31,8 @@ _MODULES = {"iris": iris, "gsm8k": gsm8k, "hotpotqa": hotpotqa}
 class Task:
     """A task: `program()` makes a fresh student with the vanilla prompts; `metric(example, pred)` is a bool.
 
-    Every example has an `id`, its inputs marked, and an `answer`. `seed` is the one that shuffled `train`.
+    Every example has an `id`, its inputs marked, and an `answer`. `seed` is the one that shuffled `train`. `retriever`
+    is what the program searches with; None for a task without search.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Task:
     test: Examples
     metric: Metric
     seed: int = 0
+    retriever: Searcher | None = None
 
 
 def load_task(
@@ -49,29 +52,36 @@ def load_task(
     split: Split | None = None,
     seed: int = 0,
     passages_per_hop: int = 3,
+    retriever: str | Path = "",
 ) -> Task:
     """Load a task's data and program.
 
     `source` is "mini" (the repository's own data; Iris is the real one), "hub" (GSM8K and HotPotQA through
-    `datasets`), or a folder with files of the mini tasks' format. `split` cuts each part to size, from its start;
-    without one, all examples are kept. `seed` shuffles the training set and does nothing else: the paper's seeds are
-    "used to shuffle our training sets before optimization" (section 4). The same examples are in it under every
-    seed, so BFRS's two parts and the demonstrations differ from seed to seed, dev and test never do.
+    `datasets`), or a folder: with files of the mini tasks' format, with the publishers' own (see each task's `load`),
+    or with one folder a task. `retriever` is the URL of a ColBERTv2 server or a file of passages for HotPotQA to
+    search instead of the source's own.
+
+    `split` cuts each part to size, from its start; without one, all examples are kept. `seed` shuffles the training
+    set and does nothing else: the paper's seeds are "used to shuffle our training sets before optimization" (section
+    4). The same examples are in it under every seed, so BFRS's two parts and the demonstrations differ from seed to
+    seed, dev and test never do.
     """
     if name not in _MODULES:
         raise unknown("task", name, TASKS)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise BtlibError(f"seed must be an integer of at least 0, got {seed!r}")
     module = _MODULES[name]
-    parts, retriever = module.load(str(source), split)
+    if retriever and module is hotpotqa:
+        parts, searcher = hotpotqa.load(str(source), split, retriever)
+    else:
+        parts, searcher = module.load(str(source), split)
     if split is not None:
         parts = {part: _cut(name, source, part, parts[part], getattr(split, part)) for part in parts}
     train = list(parts["train"])
     random.Random(seed).shuffle(train)
-    program = module.program if retriever is None else partial(module.program, retriever, passages_per_hop)
-    return Task(
-        name, str(source), program, tuple(train), tuple(parts["dev"]), tuple(parts["test"]), module.metric, seed
-    )
+    program = module.program if searcher is None else partial(module.program, searcher, passages_per_hop)
+    dev, test = tuple(parts["dev"]), tuple(parts["test"])
+    return Task(name, str(source), program, tuple(train), dev, test, module.metric, seed, searcher)
 
 
 def _cut(name: str, source: str | Path, part: str, examples: list[dspy.Example], size: int) -> list[dspy.Example]:

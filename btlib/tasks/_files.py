@@ -8,18 +8,25 @@ from typing import Any
 import dspy
 
 from btlib.errors import BtlibError
+from btlib.files import read_jsonl
 from btlib.paths import data_dir
-from btlib.retrieval import read_jsonl
 
 PARTS = ("train", "dev", "test")
 
 
-def folder(source: str, mini: str) -> Path:
-    """Return the folder of a source: the repository's own for "mini", else the folder that it names."""
-    path = data_dir() / mini if source == "mini" else Path(source).expanduser()
+def folder(source: str, task: str) -> Path:
+    """Return a task's folder in a source: the repository's own for "mini", else the folder that the source names, or
+    the one in it with the task's name.
+    """
+    path = data_dir() / f"{task}-mini" if source == "mini" else Path(source).expanduser()
     if not path.is_dir():
         raise BtlibError(f"unknown data source {source!r}: no folder {path}; choose mini, hub, or an existing folder")
-    return path
+    return path / task if (path / task).is_dir() else path
+
+
+def is_cut(path: Path) -> bool:
+    """Tell a folder that is cut into train.jsonl, dev.jsonl and test.jsonl from one with the publishers' files."""
+    return (path / "dev.jsonl").is_file()
 
 
 def read_parts(path: Path, fields: dict[str, type], inputs: tuple[str, ...]) -> dict[str, list[dspy.Example]]:
@@ -37,7 +44,10 @@ def read_parts(path: Path, fields: dict[str, type], inputs: tuple[str, ...]) -> 
 
 
 def from_hub(repository: str, config: str) -> Any:
-    """Load a data set from the Hugging Face hub; one line when that fails."""
+    """Load a data set from the Hugging Face hub (or from its cache, offline); one line when that fails.
+
+    No code of the repository runs: `datasets` has no such feature any more.
+    """
     try:
         from datasets import load_dataset
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import dspy
 from dspy.datasets.gsm8k import gsm8k_metric
 
+from btlib.errors import BtlibError
 from btlib.presets import PRESETS, Split
-from btlib.tasks._files import folder, from_hub, read_parts
+from btlib.tasks._files import folder, from_hub, is_cut, read_parts
+from btlib.tasks._rows import open_rows
+
+OFFICIAL = {  # what the publishers call their files, on GitHub and on the hub
+    part: (f"{part}.jsonl", f"{part}.json", f"main/{part}-*.parquet", f"{part}*.parquet") for part in ("train", "test")
+}
 
 
 class CoTProgram(dspy.Module):
@@ -39,24 +46,48 @@ def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
 
 
 def load(source: str, split: Split | None = None) -> tuple[dict[str, list[dspy.Example]], None]:
-    """Read the three parts. From the hub: train and dev of the official train set, and all of the official test set.
+    """Read the three parts of a source.
 
-    The official sets are shuffled once, always the same way, before they are cut: 1000 / 500 / 1319 (section 4).
+    "mini", or a folder with train.jsonl, dev.jsonl and test.jsonl ({"id", "question", "answer"} a line), comes cut.
+    From the hub (openai/gsm8k), or from a folder with the publishers' train and test files ({"question", "answer"}
+    with the result after "####"; JSONL as on GitHub, or the hub's Parquet), train and dev are cut from the official
+    train set and test is all of the official test set; both are shuffled once, always the same way: 1000 / 500 / 1319
+    (section 4).
     """
-    if source != "hub":
-        return read_parts(folder(source, "gsm8k-mini"), {"question": str, "answer": str}, ("question",)), None
+    if source == "hub":
+        data = from_hub("openai/gsm8k", "main")
+        rows = {
+            part: [(row, f"openai/gsm8k {part}, row {n}") for n, row in enumerate(data[part], 1)] for part in OFFICIAL
+        }
+    else:
+        path = folder(source, "gsm8k")
+        if is_cut(path):
+            return read_parts(path, {"question": str, "answer": str}, ("question",)), None
+        rows = {}
+        for part, patterns in OFFICIAL.items():
+            found = open_rows(path, patterns, {"question": str, "answer": str}, _result)
+            rows[part] = [(found[n], found.where(n)) for n in range(len(found))]
     split = split or PRESETS["paper"].split("gsm8k")
-    data = from_hub("openai/gsm8k", "main")
-    rows = {}
-    for part in ("train", "test"):
-        rows[part] = [
-            dspy.Example(
-                id=f"gsm8k-{part}-{index}",
-                question=row["question"],
-                answer=row["answer"].rsplit("####", 1)[-1].strip().replace(",", ""),
-            ).with_inputs("question")
-            for index, row in enumerate(data[part])
+    examples = {
+        part: [
+            dspy.Example(id=f"gsm8k-{part}-{n}", question=row["question"], answer=_result(row, where))
+            for n, (row, where) in enumerate(rows[part])
         ]
-        random.Random(0).shuffle(rows[part])
-    train, dev = rows["train"][: split.train], rows["train"][split.train : split.train + split.dev]
-    return {"train": train, "dev": dev, "test": rows["test"]}, None
+        for part in OFFICIAL
+    }
+    for part in examples.values():
+        random.Random(0).shuffle(part)
+    train = [example.with_inputs("question") for example in examples["train"]]
+    test = [example.with_inputs("question") for example in examples["test"]]
+    return {"train": train[: split.train], "dev": train[split.train : split.train + split.dev], "test": test}, None
+
+
+def _result(row: dict[str, Any], where: str) -> str:
+    """Return the number after "####", without thousands separators."""
+    result = row["answer"].rpartition("####")[2].strip().replace(",", "")
+    if "####" not in row["answer"] or not any(character.isdigit() for character in result):
+        raise BtlibError(
+            f"{where}: field 'answer' must end with '#### <number>', as in GSM8K's own files (a folder with answers "
+            f"alone has a dev.jsonl too), got {row['answer'][-60:]!r}"
+        )
+    return result

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from typing import Any
 
 import dspy
 from dspy.dsp.utils import deduplicate
 from dspy.evaluate import answer_exact_match
 
+from btlib.errors import BtlibError
+from btlib.files import check_fields
 from btlib.presets import PRESETS, Split
-from btlib.retrieval import SEPARATOR, Retriever, load_retriever
-from btlib.tasks._files import folder, from_hub, read_parts
+from btlib.retrieval import SEPARATOR, Retriever, Searcher, load_retriever
+from btlib.tasks._files import folder, from_hub, is_cut, read_parts
+from btlib.tasks._rows import open_rows
 
 NUM_HOPS = 2
 
@@ -22,7 +27,7 @@ class HotPotQAProgram(dspy.Module):
     `context`. The paper's `dspy.Retrieve` needs a server in DSPy's settings; this one holds its retriever.
     """
 
-    def __init__(self, retriever: Retriever, passages_per_hop: int = 3):
+    def __init__(self, retriever: Searcher, passages_per_hop: int = 3):
         super().__init__()
         self.retriever = retriever
         self.passages_per_hop = passages_per_hop
@@ -47,38 +52,89 @@ def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
     return bool(answer.strip()) and bool(answer_exact_match(example, dspy.Prediction(answer=answer)))
 
 
-def load(source: str, split: Split | None = None) -> tuple[dict[str, list[dspy.Example]], Retriever]:
-    """Read the three parts and index the passages.
+def load(
+    source: str, split: Split | None = None, retriever: str | Path = ""
+) -> tuple[dict[str, list[dspy.Example]], Searcher]:
+    """Read the three parts, and make the retriever: `retriever` (a URL or a file, see `load_retriever`), or else a
+    passages.jsonl or passages.tsv in the source's folder, or else the paragraphs that come with the questions.
 
-    From the hub: train and dev of the official train set, test of the official dev set, each shuffled once and always
-    the same way. The passages are then the paragraphs that come with the chosen questions (ten each, in the
-    "distractor" form): easier than the paper's search over all of Wikipedia. For that, use a folder with a
-    passages.jsonl of your own.
+    "mini", or a folder with train.jsonl, dev.jsonl and test.jsonl, comes cut and has its passages beside. From the hub
+    (hotpotqa/hotpot_qa), or from a folder with the publishers' files (hotpot_train_v1.1.json and one of the dev files,
+    or the hub's Parquet), train and dev are cut from the official train set and test from the official dev set, each
+    shuffled once and always the same way. The paper searches all of Wikipedia: give a retriever, and the questions
+    are the "fullwiki" ones. Without one, the passages are the union of the chosen questions' "distractor" paragraphs,
+    ten a question: easier, and it fits one GPU.
     """
     if source == "hub":
-        return _from_hub(split or PRESETS["paper"].split("hotpotqa"))
-    path = folder(source, "hotpotqa-mini")
-    parts = read_parts(path, {"question": str, "answer": str, "gold_titles": list}, ("question",))
-    return parts, load_retriever(path / "passages.jsonl")
+        form = "fullwiki" if retriever else "distractor"
+        data = from_hub("hotpotqa/hotpot_qa", form)
+        return _cut(data["train"], data["validation"], split, retriever)
+    path = folder(source, "hotpotqa")
+    beside = [file for name in ("passages.jsonl", "passages.tsv") if (file := path / name).is_file()]
+    if is_cut(path):
+        parts = read_parts(path, {"question": str, "answer": str, "gold_titles": list}, ("question",))
+        return parts, load_retriever(retriever or (beside or [path / "passages.jsonl"])[0])
+    found = retriever or (beside[0] if beside else "")
+    forms = ("fullwiki", "distractor") if found else ("distractor",)
+    names = {"train": ("hotpot_train*.json", *_parquet("train", ("distractor", "fullwiki")))}
+    names["dev"] = (*(f"hotpot_dev_{form}*.json" for form in forms), *_parquet("validation", forms))
+    rows = [open_rows(path, patterns, {"question": str, "answer": str}, _parse) for patterns in names.values()]
+    return _cut(*rows, split, found)
 
 
-def _from_hub(split: Split) -> tuple[dict[str, list[dspy.Example]], Retriever]:
-    data = from_hub("hotpotqa/hotpot_qa", "distractor")
+def _parquet(part: str, forms: tuple[str, ...]) -> tuple[str, ...]:
+    return (*(f"{form}/{part}-*.parquet" for form in forms), f"{part}*.parquet")
+
+
+def _cut(
+    official_train: Any, official_dev: Any, split: Split | None, retriever: str | Path
+) -> tuple[dict[str, list[dspy.Example]], Searcher]:
+    """Draw train and dev from one official set and test from the other, with the passages of what was drawn."""
+    split = split or PRESETS["paper"].split("hotpotqa")
     passages: dict[str, None] = {}
 
-    def take(part: str, count: int) -> list[dspy.Example]:
-        order = list(range(len(data[part])))
+    def draw(rows: Any, count: int) -> list[dspy.Example]:
+        order = list(range(len(rows)))
         random.Random(0).shuffle(order)
         examples = []
-        for row in data[part].select(order[:count]):
-            for title, sentences in zip(row["context"]["title"], row["context"]["sentences"], strict=True):
-                passages[f"{title}{SEPARATOR}{''.join(sentences)}"] = None
-            gold = list(dict.fromkeys(row["supporting_facts"]["title"]))
-            example = dspy.Example(id=row["id"], question=row["question"], answer=row["answer"], gold_titles=gold)
-            examples.append(example.with_inputs("question"))
+        for number in order[:count]:
+            question, paragraphs = _parse(rows[number], f"hotpotqa/hotpot_qa, row {number + 1}")
+            examples.append(dspy.Example(**question).with_inputs("question"))
+            if not retriever:
+                passages.update(dict.fromkeys(paragraphs))
         return examples
 
-    train = take("train", split.train + split.dev)
-    test = take("validation", split.test)
+    train, test = draw(official_train, split.train + split.dev), draw(official_dev, split.test)
     parts = {"train": train[: split.train], "dev": train[split.train :], "test": test}
-    return parts, Retriever(list(passages))
+    if retriever:
+        return parts, load_retriever(retriever)
+    return parts, Retriever(list(passages), name=f"BM25 over {len(passages)} paragraphs of the questions")
+
+
+def _parse(row: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """Return a question's fields and its paragraphs "title | text" from either form of a row.
+
+    The publishers' JSON has `_id`, supporting_facts [[title, sentence], ...] and context [[title, [sentence, ...]],
+    ...]; the hub's columns have `id` and the same as {"title": [...], "sent_id": [...]} and {"title": [...],
+    "sentences": [...]}.
+    """
+    name = "id" if "id" in row else "_id"
+    check_fields(row, {name: str}, where)
+    facts, context = row.get("supporting_facts"), row.get("context")
+    try:
+        gold = facts["title"] if isinstance(facts, dict) else [title for title, _ in facts]
+        gold = list(dict.fromkeys(gold))
+        if not gold or not all(isinstance(title, str) for title in gold):
+            raise TypeError
+    except (TypeError, ValueError, KeyError) as error:
+        raise BtlibError(
+            f"{where}: field 'supporting_facts' must be [[title, sentence], ...], got {facts!r:.200}"
+        ) from error
+    try:
+        pairs = zip(context["title"], context["sentences"], strict=True) if isinstance(context, dict) else context
+        paragraphs = [f"{title}{SEPARATOR}{''.join(sentences)}" for title, sentences in pairs]
+    except (TypeError, ValueError, KeyError) as error:
+        raise BtlibError(
+            f"{where}: field 'context' must be [[title, [sentence, ...]], ...], got {context!r:.200}"
+        ) from error
+    return {"id": row[name], "question": row["question"], "answer": row["answer"], "gold_titles": gold}, paragraphs

@@ -58,9 +58,10 @@ def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
 def load(source: str, split: Split | None = None) -> tuple[dict[str, list[dspy.Example]], None]:
     """Read the flowers and cut them into three equal parts by a shuffle that never changes (50/50/50, appendix C).
 
-    All 150 flowers are real, so "mini" and "hub" are the same file here.
+    All 150 flowers are real, so "mini" and "hub" are the same file here, and so is a folder that has no iris.csv.
     """
-    path = (data_dir() if source in ("mini", "hub") else folder(source, "")) / "iris.csv"
+    path = (data_dir() if source in ("mini", "hub") else folder(source, "iris")) / "iris.csv"
+    path = path if path.exists() else data_dir() / "iris.csv"
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)

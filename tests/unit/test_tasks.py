@@ -1,8 +1,10 @@
 """The three tasks: the programs of appendix A, the splits, the metrics and their edges, and bad data."""
 
+import json
+
 import dspy
 import pytest
-from fakes import fake_lm, field, reply, write_gsm8k, write_hotpotqa, write_iris
+from fakes import fake_lm, field, reply, write_gsm8k, write_hotpotqa, write_iris, write_jsonl
 
 from btlib.errors import BtlibError
 from btlib.presets import Split, load_preset
@@ -198,34 +200,201 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
         assert "\n" not in str(caught.value)
 
 
-def test_the_hubs_rows_become_examples(monkeypatch):
+SMALL = Split(train=5, dev=2, test=3, bootstrap=2, validation=3)
+
+
+def gsm8k_rows(count, mark="q"):
+    return [{"question": f"{mark}{i}?", "answer": f"{i} <<1+1=2>> steps\n#### 1,{i:03d}"} for i in range(count)]
+
+
+def hotpotqa_rows(count, mark="h"):
+    """Questions in the form of hotpot_train_v1.1.json; paragraph T is shared by all."""
+    return [
+        {
+            "_id": f"{mark}{i}",
+            "question": f"q{mark}{i}?",
+            "answer": f"a{i}",
+            "type": "bridge",
+            "level": "hard",
+            "supporting_facts": [["T", 0], ["T", 1], [f"V{mark}{i}", 0]],
+            "context": [["T", ["One. ", "Two."]], [f"V{mark}{i}", [f"Three {i}."]]],
+        }
+        for i in range(count)
+    ]
+
+
+def columns(row):
+    """The same question in the form of the hub's columns."""
+    titles, numbers = zip(*row["supporting_facts"], strict=True)
+    names, sentences = zip(*row["context"], strict=True)
+    changed = {
+        "id": row["_id"],
+        "supporting_facts": {"title": list(titles), "sent_id": list(numbers)},
+        "context": {"title": list(names), "sentences": list(sentences)},
+    }
+    return {key: value for key, value in (row | changed).items() if key != "_id"}
+
+
+def write_parquet(path, rows):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def publish_gsm8k(folder, form):
+    for part, count in (("train", 9), ("test", 4)):
+        rows = gsm8k_rows(count, part)
+        if form == "jsonl":
+            write_jsonl(folder / f"{part}.jsonl", rows)
+        elif form == "json":
+            (folder / f"{part}.json").write_text(json.dumps(rows))
+        else:
+            write_parquet(folder / "main" / f"{part}-00000-of-00001.parquet", rows)
+
+
+def publish_hotpotqa(folder, form, dev="distractor"):
+    train, test = hotpotqa_rows(9), hotpotqa_rows(5, "d")
+    if form == "json":
+        (folder / "hotpot_train_v1.1.json").write_text(json.dumps(train))
+        (folder / f"hotpot_dev_{dev}_v1.json").write_text(json.dumps(test, indent=1))
+    else:
+        for shard, rows in enumerate((train[:4], train[4:])):
+            write_parquet(folder / dev / f"train-0000{shard}-of-00002.parquet", [columns(row) for row in rows])
+        write_parquet(folder / dev / "validation-00000-of-00001.parquet", [columns(row) for row in test])
+
+
+def publish_on_hub(monkeypatch):
     from datasets import Dataset
 
-    def rows(count):
-        return [
-            {
-                "id": f"h{i}",
-                "question": f"q{i}?",
-                "answer": f"a{i}",
-                "supporting_facts": {"title": ["T", "T", "U"], "sent_id": [0, 1, 0]},
-                "context": {"title": ["T", f"V{i}"], "sentences": [["One. ", "Two."], [f"Three {i}."]]},
-            }
-            for i in range(count)
-        ]
-
     hub = {
-        "openai/gsm8k": {
-            "train": [{"question": f"q{i}", "answer": f"so it is #### 1,{i:03d}"} for i in range(9)],
-            "test": [{"question": f"t{i}", "answer": f"#### {i}"} for i in range(4)],
+        ("openai/gsm8k", "main"): {p: Dataset.from_list(gsm8k_rows(n, p)) for p, n in (("train", 9), ("test", 4))},
+        ("hotpotqa/hotpot_qa", "distractor"): {
+            "train": Dataset.from_list([columns(row) for row in hotpotqa_rows(9)]),
+            "validation": Dataset.from_list([columns(row) for row in hotpotqa_rows(5, "d")]),
         },
-        "hotpotqa/hotpot_qa": {"train": Dataset.from_list(rows(9)), "validation": Dataset.from_list(rows(5))},
     }
-    monkeypatch.setattr("datasets.load_dataset", lambda repository, config: hub[repository])
-    split = Split(train=5, dev=2, test=3, bootstrap=2, validation=3)
-    task = load_task("gsm8k", "hub", split=split)
-    assert [len(task.train), len(task.dev), len(task.test)] == [5, 2, 3]
-    assert all(e.answer.isdigit() and int(e.answer) >= 1000 for e in task.train)
-    assert not {e.id for e in task.train} & {e.id for e in task.dev}
-    task = load_task("hotpotqa", "hub", split=split)
-    assert task.train[0].gold_titles == ["T", "U"]
-    assert "T | One. Two." in task.program().retriever.passages
+    hub["hotpotqa/hotpot_qa", "fullwiki"] = hub["hotpotqa/hotpot_qa", "distractor"]
+    monkeypatch.setattr("datasets.load_dataset", lambda repository, config: hub[repository, config])
+
+
+def parts(task):
+    return [[dict(example) for example in part] for part in (task.train, task.dev, task.test)]
+
+
+def test_gsm8k_from_the_hub_and_from_every_published_form_is_the_same(monkeypatch, tmp_path):
+    publish_on_hub(monkeypatch)
+    hub = load_task("gsm8k", "hub", split=SMALL)
+    assert [len(part) for part in parts(hub)] == [5, 2, 3]
+    assert all(e.answer.isdigit() and int(e.answer) >= 1000 and e.question.startswith("train") for e in hub.train)
+    assert not {e.id for e in hub.train} & {e.id for e in hub.dev}
+    assert {e.id for e in hub.test} < {f"gsm8k-test-{i}" for i in range(4)}
+    for form in ("jsonl", "json", "parquet"):
+        (tmp_path / form).mkdir()
+        publish_gsm8k(tmp_path / form, form)
+        assert parts(load_task("gsm8k", tmp_path / form, split=SMALL)) == parts(hub)
+
+
+def test_hotpotqa_from_the_hub_and_from_every_published_form_is_the_same(monkeypatch, tmp_path):
+    publish_on_hub(monkeypatch)
+    hub = load_task("hotpotqa", "hub", split=SMALL)
+    assert [len(part) for part in parts(hub)] == [5, 2, 3]
+    assert all(e.id.startswith("d") for e in hub.test)  # the official dev set
+    assert hub.train[0].gold_titles == ["T", f"V{hub.train[0].id}"]
+    chosen = [e.id for part in (hub.train, hub.dev, hub.test) for e in part]
+    assert set(hub.retriever.passages) == {"T | One. Two."} | {f"V{i} | Three {i[1:]}." for i in chosen}
+    assert hub.program().retriever is hub.retriever and "11 paragraphs" in hub.retriever.name
+    for form in ("json", "parquet"):
+        (tmp_path / form / "hotpotqa").mkdir(parents=True)  # a folder that holds one folder a task
+        publish_hotpotqa(tmp_path / form / "hotpotqa", form)
+        local = load_task("hotpotqa", tmp_path / form, split=SMALL)
+        assert parts(local) == parts(hub) and local.retriever.passages == hub.retriever.passages
+
+
+def test_the_papers_split_of_the_official_sets(tmp_path):
+    write_jsonl(tmp_path / "train.jsonl", gsm8k_rows(7473, "train"))
+    write_jsonl(tmp_path / "test.jsonl", gsm8k_rows(1319, "test"))
+    split = load_preset("paper").split("gsm8k")
+    one, two = (load_task("gsm8k", tmp_path, split=split, seed=seed) for seed in (0, 1))
+    assert [len(part) for part in parts(one)] == [1000, 500, 1319]
+    assert {e.id for e in one.train} == {e.id for e in two.train} and one.train != two.train
+    assert one.dev == two.dev and one.test == two.test
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_with_a_retriever_the_fullwiki_questions_do(tmp_path, form):
+    publish_hotpotqa(tmp_path, form, dev="fullwiki")
+    with pytest.raises(BtlibError, match="distractor"):
+        load_task("hotpotqa", tmp_path, split=SMALL)  # whose paragraphs need not hold the answer
+    passages = tmp_path / "wiki.tsv"
+    passages.write_text("Title\tA text.\n")
+    task = load_task("hotpotqa", tmp_path, split=SMALL, retriever=passages)
+    assert task.retriever.passages == ("Title | A text.",) and len(task.test) == 3
+    passages.rename(tmp_path / "passages.tsv")  # beside the questions it is found
+    assert load_task("hotpotqa", tmp_path, split=SMALL).retriever.passages == task.retriever.passages
+
+
+def test_a_retriever_replaces_the_minis_own_and_other_tasks_have_none(tmp_path):
+    write_hotpotqa(tmp_path)
+    (tmp_path / "wiki.tsv").write_text("Title\tA text.\n")
+    assert load_task("hotpotqa", tmp_path, retriever=tmp_path / "wiki.tsv").retriever.passages == ("Title | A text.",)
+    assert load_task("iris", retriever="http://localhost:1/search").retriever is None
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("train.jsonl", '{"question": "q", "answer": "#### 3"}\n{"question": "q"}', "line 2: field 'answer'"),
+        ("train.jsonl", '{"question": "q", "answer": "3"}', "line 1: field 'answer' must end with '#### <number>'"),
+        ("train.jsonl", '{"question": "q", "answer": "#### x"}', "line 1: field 'answer' must end with '####"),
+        ("train.json", '[{"question": "q",\n "answer": "#### 3"},\n{"question": " "}]', "line 3, item 2: field 'quest"),
+        ("train.json", '[{"question": "q", "answer": "#### 3"},', "line 1, item 2: no valid JSON"),
+        ("train.json", "{}", "line 1: no JSON array"),
+        ("other.json", "{}", "has no train.jsonl or train.json or main/train"),
+    ],
+)
+def test_a_broken_gsm8k_file_is_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BtlibError, match=message):
+        load_task("gsm8k", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"supporting_facts": [["T"]]}, "field 'supporting_facts' must be"),
+        ({"supporting_facts": []}, "field 'supporting_facts' must be"),
+        ({"context": None}, "field 'context' must be"),
+        ({"_id": 3}, "field '_id' must be a non-empty str"),
+        ({"answer": ""}, "field 'answer' must be a non-empty str"),
+    ],
+)
+def test_a_broken_hotpotqa_file_is_named(tmp_path, change, message):
+    publish_hotpotqa(tmp_path, "json")
+    rows = hotpotqa_rows(9)
+    rows[6] |= change
+    (tmp_path / "hotpot_train_v1.1.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
+    with pytest.raises(BtlibError, match=f"hotpot_train_v1.1.json, line 8, item 7: {message}"):
+        load_task("hotpotqa", tmp_path, split=SMALL)
+
+
+def test_a_broken_table_is_named(tmp_path):
+    publish_gsm8k(tmp_path, "parquet")
+    file = tmp_path / "main" / "train-00000-of-00001.parquet"
+    rows = gsm8k_rows(9)
+    rows[3]["answer"] = "none"
+    write_parquet(file, rows)
+    with pytest.raises(BtlibError, match="train-00000-of-00001.parquet, row 4: field 'answer'"):
+        load_task("gsm8k", tmp_path)
+    write_parquet(file, [{"question": "q"}])
+    with pytest.raises(BtlibError, match="field 'answer' is missing; the columns are question"):
+        load_task("gsm8k", tmp_path)
+    file.write_text("no table")
+    with pytest.raises(BtlibError, match="cannot read .*parquet") as caught:
+        load_task("gsm8k", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_flowers_takes_the_real_ones(tmp_path):
+    assert load_task("iris", tmp_path).train == load_task("iris").train
