@@ -20,9 +20,9 @@ from btlib.files import write_json
 
 LOG_EVERY, SAVE_SECONDS, SNAPSHOTS = 20, 240, 10
 SIZES = {  # hidden, MLP, layers, heads, KV heads: about a third, one and three times 2.9 million weights
-    "pocket-s": (96, 256, 5, 3, 3),
+    "pocket-s": (128, 344, 4, 4, 2),
     "pocket": (192, 512, 6, 6, 3),
-    "pocket-l": (320, 864, 8, 10, 5),
+    "pocket-l": (320, 832, 7, 10, 5),
 }
 
 
@@ -40,14 +40,14 @@ class Recipe:
     adam_rate: float = 2e-3
     drill_steps: int = 400  # at most: the drill ends when the longest lists are copied
     drill_muon_rate: float = 0.012
-    warmup: float = 0.01  # shares of all tokens
-    decay: float = 0.7
+    warmup: float = 240e3  # tokens
+    decay: float = 0.7  # share of all tokens
 
 
 def rate(recipe: Recipe, tokens: float) -> float:
     """Return the factor on the learning rates after `tokens` tokens: warm up, stay at 1, fall linearly to 0."""
-    done = tokens / recipe.tokens
-    return max(0.0, min(1.0, (done + 1e-4) / recipe.warmup, (1 - done) / recipe.decay))
+    left = 1 - tokens / recipe.tokens
+    return max(0.0, min(1.0, 0.01 + tokens / recipe.warmup, left / recipe.decay))
 
 
 def make_model(size: str, vocabulary: int):

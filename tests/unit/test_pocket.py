@@ -8,6 +8,7 @@ import dspy
 import pytest
 from dspy.adapters import ChatAdapter
 
+from btlib.errors import BtlibError
 from btlib.pocket import batches, checkpoint, corpus, families, pretrain, problems, tokenizer
 
 
@@ -87,10 +88,10 @@ def test_lessons_are_the_assistants_tokens(small_tokenizer):
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
-    recipe = pretrain.Recipe(tokens=1e6)
+    recipe = pretrain.Recipe(tokens=1e7)
     assert pretrain.rate(recipe, 0) < 0.05
-    assert pretrain.rate(recipe, 0.2e6) == 1 > pretrain.rate(recipe, 0.6e6)
-    assert pretrain.rate(recipe, 1e6) == 0
+    assert pretrain.rate(recipe, 2e6) == 1 > pretrain.rate(recipe, 6e6)
+    assert pretrain.rate(recipe, 1e7) == 0
 
 
 def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
@@ -132,6 +133,40 @@ def test_the_mini_data_are_what_the_generator_makes():
         assert [
             json.loads(line) for line in open(data_dir() / "hotpotqa-mini" / f"{part}.jsonl", encoding="utf-8")
         ] == made
+
+
+def test_muon_moves_as_torchs_own_does():
+    import torch
+
+    from btlib.pocket.muon import Muon
+
+    torch.manual_seed(0)
+    mine = [torch.nn.Parameter(torch.randn(*shape)) for shape in ((12, 12), (12, 40), (40, 12), (12, 12))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in mine]
+    optims = Muon(mine, 0.1), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.0, adjust_lr_fn="original")
+    for _ in range(3):
+        for p, q in zip(mine, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        for optim in optims:
+            optim.step()
+    for p, q in zip(mine, theirs, strict=True):
+        assert torch.allclose(p, q, atol=0.01)  # theirs multiplies in bf16
+
+
+def test_a_folder_begun_with_another_recipe_is_refused(tmp_path):
+    pretrain.check_recipe(tmp_path, pretrain.Recipe())
+    pretrain.check_recipe(tmp_path, pretrain.Recipe())
+    with pytest.raises(BtlibError, match="tokens .* -> 1000000.0"):
+        pretrain.check_recipe(tmp_path, pretrain.Recipe(tokens=1e6))
+
+
+def test_a_perfect_reader_is_surer_with_demonstrations():
+    def readable(demos):
+        drawn = [d for f in ("problem", "answer", "classes") for d in islice(corpus.documents(5, 0, f, demos), 30)]
+        return sum(d.readable for d in drawn)
+
+    assert readable(0) < readable(6) <= 90
 
 
 def test_the_drill_repeats_a_list_after_other_words(small_tokenizer):
