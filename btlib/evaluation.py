@@ -51,7 +51,8 @@ def running_on(lm: dspy.LM, meter: Meter, progress: bool) -> Iterator[ForgivingC
 class Evaluation:
     """A program's score on examples, in percent, with its predictions in the examples' order and what it cost.
 
-    `errors` counts the examples on which the program failed; they count as wrong.
+    `errors` counts the examples on which the program failed; they count as wrong. `occupancy` is how many requests
+    the LM's engine worked on at a step, on average, and `lm_seconds` how long it was busy; 0 where no engine says so.
     """
 
     score: float
@@ -63,6 +64,8 @@ class Evaluation:
     failed_parses: int
     errors: int
     seconds: float
+    occupancy: float = 0.0
+    lm_seconds: float = 0.0
 
 
 def evaluate(

@@ -14,14 +14,6 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from btlib.errors import BtlibError
 
-# The names in records, and those of the engine's counters.
-_COUNTERS = {
-    "lm_calls": "requests",
-    "tokens_in": "tokens_in",
-    "tokens_out": "tokens_out",
-    "tokens_reused": "tokens_reused",
-}
-
 
 class _SharedTracker(UsageTracker):
     """Stay one object: DSPy deep-copies the tracker into each thread of Evaluate, and a copy's counts are lost."""
@@ -33,8 +25,9 @@ class _SharedTracker(UsageTracker):
 class Meter:
     """What an LM did between the start and `counts()`.
 
-    An engine with `counters()` is asked (requests, tokens_in, tokens_out, tokens_reused); other LMs are counted by the
-    usage that DSPy records. Answers from DSPy's cache cost nothing and are not counted. One meter an engine at a time.
+    An engine with `counters()` is asked; other LMs are counted by the usage that DSPy records. Answers from DSPy's
+    cache, and those that the engine took from an equal request in flight, cost nothing and are not counted. One meter
+    an engine at a time.
     """
 
     def __init__(self, lm: dspy.LM):
@@ -48,14 +41,39 @@ class Meter:
         """Wall-clock seconds since the start."""
         return round(time.perf_counter() - self._start, 3)
 
-    def counts(self) -> dict[str, int]:
-        """Return lm_calls, tokens_in, tokens_out and tokens_reused so far."""
-        if self._engine:
-            now = self._engine.counters()
-            return {name: int(now.get(key, 0) - self._before.get(key, 0)) for name, key in _COUNTERS.items()}
+    def counts(self) -> dict[str, float]:
+        """Return what was done so far.
+
+        lm_calls, tokens_in, tokens_out, tokens_reused (of prompts, from the prefix cache); and of an engine that says
+        so, occupancy (requests that grew by a token at each step, on average) and lm_seconds (in which it was busy).
+        """
+        if not self._engine:
+            return self._from_usage()
+        now = self._engine.counters()
+        names = ("requests", "repeated", "tokens_in", "tokens_out", "tokens_reused", "steps", "rows", "seconds")
+        more = {name: now.get(name, 0) - self._before.get(name, 0) for name in names}
+        return {
+            "lm_calls": more["requests"] - more["repeated"],
+            "tokens_in": more["tokens_in"],
+            "tokens_out": more["tokens_out"],
+            "tokens_reused": more["tokens_reused"],
+            "occupancy": round(more["rows"] / more["steps"], 2) if more["steps"] else 0.0,
+            "lm_seconds": round(float(more["seconds"]), 3),
+        }
+
+    def _from_usage(self) -> dict[str, float]:
         usage = [entry for entries in list(self.tracker.usage_data.values()) for entry in list(entries)]
-        tokens = [sum(int(entry.get(key) or 0) for entry in usage) for key in ("prompt_tokens", "completion_tokens")]
-        return dict(zip(_COUNTERS, (len(usage), *tokens, sum(_cached(entry) for entry in usage)), strict=True))
+        tokens = {
+            key: sum(int(entry.get(key) or 0) for entry in usage) for key in ("prompt_tokens", "completion_tokens")
+        }
+        return {
+            "lm_calls": len(usage),
+            "tokens_in": tokens["prompt_tokens"],
+            "tokens_out": tokens["completion_tokens"],
+            "tokens_reused": sum(_cached(entry) for entry in usage),
+            "occupancy": 0.0,
+            "lm_seconds": 0.0,
+        }
 
 
 def _cached(entry: Mapping[str, Any]) -> int:

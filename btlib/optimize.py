@@ -9,6 +9,7 @@ The seed: it shuffled the task's training set and does nothing more (section 4).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dspy.teleprompt import BootstrapFewShotWithRandomSearch, BootstrapFinetune
 from btlib.bootstrap import TraceSet, bootstrap_traces, copy_program, sound
 from btlib.errors import BtlibError
 from btlib.evaluation import Evaluation, State, evaluate, running_on, vanilla_state
+from btlib.lookahead import can_look_ahead, look_ahead
 from btlib.meter import Meter
 from btlib.presets import Preset, Split
 from btlib.tasks import Task
@@ -40,7 +42,7 @@ class StepRecord:
 
     For "p", these are BFRS's attempts over all candidates, and `validation_scores` are the candidates' scores in
     percent, in the order tried: zero-shot, labelled, bootstrapped in order, then the random ones. `seconds` has
-    "search" for "p", "bootstrap" and "train" for "w".
+    "search" for "p", "bootstrap" and "train" for "w". `occupancy` and `lm_seconds` are as in `Evaluation`.
     """
 
     kind: str
@@ -55,6 +57,8 @@ class StepRecord:
     training_tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     validation_scores: tuple[float, ...] = ()
+    occupancy: float = 0.0
+    lm_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as run.json stores it."""
@@ -90,13 +94,14 @@ def _is_optimized(program: dspy.Module) -> bool:
 
 
 def optimize_prompts(
-    state: State, task: Task, preset: Preset, seed: int, progress: bool = False
+    state: State, task: Task, preset: Preset, seed: int, progress: bool = False, ahead: bool = True
 ) -> tuple[State, StepRecord]:
     """Search demonstrations with BFRS: T, the first examples of the shuffled training set, V the next ones.
 
     The candidates are made for the vanilla prompts on the state's LM. When the state's prompts are optimized already
     (Π→Π), its program is the teacher that bootstraps; otherwise DSPy's labelled few-shot program is. The best
     candidate on V comes back, on the same LM; with a tie, the one tried first. `progress` shows DSPy's output.
+    `ahead` runs the candidates in parallel through DSPy's cache first (lookahead.py): the same result in less time.
     """
     split = _check(task, preset, seed)
     train = list(task.train[: split.bootstrap])
@@ -116,15 +121,19 @@ def optimize_prompts(
         teacher._compiled = True  # or DSPy resets it to labelled demonstrations
     meter = Meter(state.lm)
     with running_on(state.lm, meter, progress) as adapter:
-        search = BootstrapFewShotWithRandomSearch(
-            metric=counted,
+        bfrs = partial(
+            BootstrapFewShotWithRandomSearch,
             max_bootstrapped_demos=preset.max_bootstrapped_demos,
             max_labeled_demos=preset.max_labeled_demos,
             num_candidate_programs=preset.num_candidate_programs,
             num_threads=preset.num_threads,
             max_errors=len(train) + len(validation),  # failures count as wrong; the default ends the search after 10
         )
-        best = search.compile(vanilla_state(task, state.lm).program, teacher=teacher, trainset=train, valset=validation)
+        student = vanilla_state(task, state.lm).program
+        data = {"teacher": teacher, "trainset": train, "valset": validation}
+        if ahead and can_look_ahead(state.lm):
+            look_ahead(bfrs(metric=judge), student, **data)
+        best = bfrs(metric=counted).compile(student, **data)
     scores = [c["score"] for c in sorted(best.candidate_programs, key=lambda c: c["seed"])]
     record = StepRecord(
         "p",
@@ -165,7 +174,9 @@ def finetune_weights(
     lm = state.lm if state.lm.cache else state.lm.copy(cache=True)
     meter = Meter(lm)
     with running_on(lm, meter, progress) as adapter:
-        traces = bootstrap_traces(copy_program(state.program, lm), task.train, task.metric, preset.num_threads)
+        traces = bootstrap_traces(
+            copy_program(state.program, lm), task.train, task.metric, preset.num_threads, progress
+        )
         counts = {"kept": traces.kept, "total": traces.total, "failed_parses": adapter.failed_parses, **meter.counts()}
         seconds = {"bootstrap": meter.seconds}
         Path(output_dir).parent.mkdir(parents=True, exist_ok=True)

@@ -99,9 +99,13 @@ class Engine:
         return self._adapters.get(model_id)
 
     def counters(self) -> dict:
-        """Return a snapshot: requests, repeated (answered from an equal one in flight), failed, tokens_in, tokens_out,
-        tokens_reused (of a prompt, found in the prefix cache), steps, occupancy (mean rows a step), slots, seconds
-        busy, by_model (requests by model id), prefix_bytes."""
+        """Return a snapshot of what was done since the engine was made.
+
+        requests, repeated (of these, answered from an equal one in flight; no tokens are counted for them), failed,
+        tokens_in, tokens_out, tokens_reused (of tokens_in, found in the prefix cache), steps, rows (that grew by a
+        token, over all steps), occupancy (rows a step), slots, seconds busy, by_model (requests by model id),
+        prefix_bytes.
+        """
         return self.scheduler.counters()
 
     def close(self) -> None:

@@ -60,10 +60,10 @@ class Scheduler:
             if self.closed:
                 raise EngineClosed("the engine is closed; call load_lm again")
             self._counts["requests"] += 1
-            self._counts["tokens_in"] += len(job.ids)
             self._by_model[job.model_id] += 1
             first = self._running.setdefault(job.key, job)
             if first is job:
+                self._counts["tokens_in"] += len(job.ids)
                 self._waiting.append(job)
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="btlib-engine", daemon=True)
@@ -81,7 +81,7 @@ class Scheduler:
         names = ("requests", "repeated", "failed", "tokens_in", "tokens_out", "tokens_reused", "steps", "rows")
         found = {name: int(counts.get(name, 0)) for name in names}
         found["seconds"] = float(counts.get("seconds", 0.0))
-        found["occupancy"] = found.pop("rows") / found["steps"] if found["steps"] else 0.0
+        found["occupancy"] = found["rows"] / found["steps"] if found["steps"] else 0.0
         return {**found, "slots": self.slots, "by_model": by_model, "prefix_bytes": self.prefix_bytes_used}
 
     @property
