@@ -5,8 +5,9 @@ it starts from the state that its prefix left, takes the last step, is judged on
 state behind. Taught in notebooks/05_bettertogether.ipynb.
 
     runs/<preset>/<model>/<task>/seed-<k>/<strategy>/
-        run.json           spec, score, record of every step, evaluation, settings, versions, machine;
-                           written last: a folder without it is no run
+        run.json           spec, score, record of every step, evaluation, settings, versions, machine, and the servers
+                           and files that it used; written last: a folder without it is no run
+        split.json         the ids of the examples in train (in this seed's order), dev and test
         predictions.jsonl  one line a test item: id, inputs, outputs, gold, correct
         program.json       the prompts Π: demonstrations and instructions of every predictor
         adapter/           the weights Θ, as a LoRA adapter; no such folder for the base weights
@@ -27,8 +28,10 @@ from typing import TYPE_CHECKING
 from btlib import machine
 from btlib.errors import BtlibError
 from btlib.files import whole_folder, write_json, write_lines
+from btlib.lm.known import canonical
 from btlib.presets import load_preset
-from btlib.states import fingerprints, load_state, save_state
+from btlib.sources import check_servers, describe, split_ids
+from btlib.states import fingerprints, load_state, retriever_fingerprint, save_state
 from btlib.strategies import parse_strategy, strategy_name, strategy_slug
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ NO_RESULT = {
     "tasks",
     "models",
     "seeds",
+    "retriever",  # told by its URL or content instead, as the data are
 }  # fields of a preset that cannot change a run's result
 
 
@@ -78,11 +82,14 @@ class RunSpec:
 
 
 def make_spec(task: str, model: str, strategy: str, seed: int = 0, preset: str = "laptop") -> RunSpec:
-    """Make a RunSpec from plain text: "p -> w", "p-w" and "vanilla" are all read, an unknown name is a BtlibError."""
+    """Make a RunSpec from plain text: "p -> w", "p-w" and "vanilla" are all read, an unknown name is a BtlibError.
+
+    A short name of an LM becomes its full one, so that both name one run.
+    """
     load_preset(preset).split(task)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise BtlibError(f"bad seed {seed!r}; seeds are whole numbers from 0 on, such as 0")
-    return RunSpec(task, model, parse_strategy(strategy), seed, preset)
+    return RunSpec(task, canonical(model), parse_strategy(strategy), seed, preset)
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,10 @@ def settings(spec: RunSpec) -> dict[str, object]:
     """Return every setting that can change a run's result: the preset's numbers, hashes of data and weights."""
     preset = load_preset(spec.preset)
     numbers = {k: v for k, v in vars(preset).items() if k not in NO_RESULT}
+    if preset.source not in ("mini", "hub"):
+        numbers["source"] = "folder"  # wherever it lies: its files' hash is below
+    if spec.task == "hotpotqa":
+        numbers |= retriever_fingerprint(preset.retriever)
     split = vars(preset.split(spec.task))
     found = numbers | {f"split.{k}": v for k, v in split.items()} | fingerprints(spec.task, spec.model, preset.source)
     return json.loads(json.dumps(found))  # as run.json gives it back: lists for tuples
@@ -182,8 +193,12 @@ def _compute(spec: RunSpec, before: Run | None, work: Path, say: Progress) -> di
     _fresh_cache()
     preset = load_preset(spec.preset)
     say("loading")
-    task = load_task(spec.task, preset.source, preset.split(spec.task), spec.seed, preset.passages_per_hop)
+    task = load_task(
+        spec.task, preset.source, preset.split(spec.task), spec.seed, preset.passages_per_hop, preset.retriever
+    )
+    write_json(work / "split.json", split_ids(task))
     state = load_state(before.folder if before else None, task, spec.model, preset)
+    foot["sources"] = describe(task, state.lm)
     seconds = {"load": time.perf_counter() - begun}
     try:
         if spec.strategy:
@@ -206,6 +221,7 @@ def _compute(spec: RunSpec, before: Run | None, work: Path, say: Progress) -> di
     except EmptyTraceSet as empty:
         head["steps"].append(empty.record.to_dict())
         head["status"] = "empty-traces"
+    check_servers(task, state.lm)
     seconds["total"] = time.perf_counter() - begun
     return head | {"seconds": {k: round(v, 3) for k, v in seconds.items()}, "date": machine.now()} | foot
 

@@ -14,7 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from btlib.colbert import is_url, public
 from btlib.errors import BtlibError
+from btlib.lm.known import known
 from btlib.paths import data_dir
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ def save_state(folder: Path, state: State) -> None:
 def adapter_of(lm: object) -> Path | None:
     """Return the folder of the LoRA adapter that `lm` generates with; None for base weights."""
     engine = getattr(lm, "engine", None)
+    if isinstance(engine, str):  # the name of DSPy's own engine: an LM on a server, whose provider knows
+        engine = getattr(getattr(lm, "provider", None), "engine", None)
     path = engine.adapter_path(lm.model) if hasattr(engine, "adapter_path") else None
     return Path(path) if path else None
 
@@ -105,10 +109,21 @@ def fingerprints(task: str, model: str, source: str = "mini") -> dict[str, str]:
     if source == "mini":
         files = [data_dir() / "iris.csv"] if task == "iris" else sorted((data_dir() / f"{task}-mini").glob("*.jsonl"))
     elif source != "hub":
-        files = sorted(p for p in Path(source).iterdir() if p.is_file())
-    folder = data_dir() / "pocket-lm" if model == "pocket" else Path(model)
+        root = Path(source) / task if (Path(source) / task).is_dir() else Path(source)
+        files = sorted(
+            p for p in root.rglob("*") if p.is_file() and p.suffix in (".json", ".jsonl", ".parquet", ".csv")
+        )
+    entry = known(model)
+    folder = data_dir() / entry.folder if entry and entry.folder else Path(model)
     weights = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("tokenizer.json")) if folder.is_dir() else []
     return {"data": _hash(tuple(files)) or source, "weights": _hash(tuple(weights)) or model}
+
+
+def retriever_fingerprint(retriever: str) -> dict[str, str]:
+    """Return what tells one retriever from another: a server's URL, a file's content; nothing for the source's own."""
+    if not retriever:
+        return {}
+    return {"retriever": public(retriever) if is_url(retriever) else _hash((Path(retriever).expanduser(),))}
 
 
 def _hash(files: tuple[Path, ...]) -> str:
@@ -120,5 +135,8 @@ def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
     """Hash files' names and bytes; a change of time or size makes a new key, so a long session sees new files."""
     digest = hashlib.sha256()
     for name, _, _ in files:
-        digest.update(Path(name).name.encode() + b"\0" + Path(name).read_bytes())
+        digest.update(Path(name).name.encode() + b"\0")
+        with open(name, "rb") as file:  # in pieces: a file of passages has gigabytes
+            while piece := file.read(1 << 20):
+                digest.update(piece)
     return digest.hexdigest()[:8] if files else ""

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from jinja2.exceptions import TemplateError
+
 from btlib.errors import BtlibError
 
 Messages = Sequence[dict[str, str]]
+# What templates ask for beside the messages. Qwen3 thinks before it answers unless told not to. Llama 3.2 writes
+# today's date into the system turn unless it is given one, and answers would change by the day.
+OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 _MARK = "\x01"  # stands for a turn's text: no text that DSPy sends starts or ends with it
 
 
@@ -27,17 +32,36 @@ class Row:
 
 
 class Chat:
-    """A tokenizer with a chat template (Hugging Face's, fast)."""
+    """A tokenizer with a chat template (Hugging Face's, fast).
+
+    Where the template refuses or drops a system message (Mistral 7B v0.2), it goes in front of the first user turn.
+    """
 
     def __init__(self, tokenizer: Any, eos_ids: frozenset[int]):
         if not getattr(tokenizer, "chat_template", None):
             raise BtlibError(f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned LM")
         self.tokenizer, self.eos_ids = tokenizer, eos_ids
         self._front = lru_cache(maxsize=512)(self._render_front)
+        self.takes_system = True
+        self.takes_system = self._shows_system()
+
+    def _shows_system(self) -> bool:
+        try:
+            return _MARK in self.render([{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}])
+        except BtlibError:
+            return False
 
     def render(self, messages: Messages, *, generate: bool = False) -> str:
-        """Return the template's text; `generate` ends it where the assistant is to begin."""
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate)
+        """Return the template's text; `generate` ends it where the assistant is to begin. A BtlibError where the
+        template refuses the messages.
+        """
+        messages = list(messages) if self.takes_system else _folded(messages)
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generate, **OPTIONS
+            )
+        except TemplateError as error:
+            raise BtlibError(f"the chat template of {self.tokenizer.name_or_path} refuses this: {error}") from error
 
     def encode(self, messages: Messages) -> tuple[list[int], int]:
         """Return the prompt's token ids, and how many of them come before the last user turn."""
@@ -75,7 +99,9 @@ class Chat:
                 part = self.tokenizer(text[cut:following], add_special_tokens=False, return_offsets_mapping=True)
                 ids += part["input_ids"]
                 offsets += [(begin + cut, end + cut) for begin, end in part["offset_mapping"]]
-        target = [any(start <= begin and end <= stop for start, stop in spans) for begin, end in offsets]
+        target = [
+            any(start <= begin < stop and not text[stop:end].strip() for start, stop in spans) for begin, end in offsets
+        ]
         for _, stop in spans:
             self._add_eos(ids, offsets, target, stop, text)
         return Row(ids, target)
@@ -90,11 +116,25 @@ class Chat:
         return (len(prompt) if text.startswith(prompt) and len(prompt) <= start else start), stop
 
     def _add_eos(self, ids: list[int], offsets: list, target: list[bool], stop: int, text: str) -> None:
-        """Make the token that ends a turn a target, if nothing but space lies between."""
-        for i, (begin, _) in enumerate(offsets):
-            if begin >= stop:
-                if ids[i] in self.eos_ids and not text[stop:begin].strip():
-                    target[i] = True
-                    return
-                if text[stop : offsets[i][1]].strip():
-                    return
+        """Make the token that ends a turn a target, with the space before it (Llama 2 has one): the LM writes both."""
+        space = []
+        for i, (begin, end) in enumerate(offsets):
+            if begin < stop:
+                continue
+            if ids[i] in self.eos_ids:
+                for j in [*space, i]:
+                    target[j] = True
+                return
+            if text[stop:end].strip():
+                return
+            space.append(i)
+
+
+def _folded(messages: Messages) -> list[dict[str, str]]:
+    """Put a leading system message in front of the first user turn."""
+    if not messages or messages[0]["role"] != "system":
+        return list(messages)
+    system, *rest = messages
+    if rest and rest[0]["role"] == "user":
+        return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+    return [{"role": "user", "content": system["content"]}, *rest]

@@ -12,18 +12,10 @@ from pathlib import Path
 import torch
 
 from btlib.errors import BtlibError, unknown
+from btlib.lm.known import KNOWN, POCKET, Known, known
 from btlib.paths import data_dir
 
-POCKET = "pocket"
-# Names that load_lm fetches from the Hugging Face hub, or finds in its cache; the first three are the paper's.
-HUB = {
-    "mistral-7b": "mistralai/Mistral-7B-Instruct-v0.2",
-    "llama-2-7b": "meta-llama/Llama-2-7b-chat-hf",
-    "llama-3-8b": "meta-llama/Meta-Llama-3-8B-Instruct",
-    "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
-    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
-}
-NAMES = (POCKET, *HUB)
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FILES = ("*.json", "*.jinja", "tokenizer.model", "model*.safetensors")  # what decides an answer
 
 
@@ -43,15 +35,33 @@ class Checkpoint:
 
 
 def find(name: str) -> Checkpoint:
-    """Return the checkpoint of "pocket", of a registry name, or of a local folder."""
-    if name == POCKET:
-        return check(POCKET, data_dir() / "pocket-lm")
-    if name in HUB:
-        return check(name, _download(HUB[name]))
+    """Return the checkpoint of a known name (short or the hub's), of a local folder, or of another LM on the hub.
+
+    What comes from the hub is fetched, or found in its cache. One line says what to do where that fails.
+    """
+    entry = known(name)
+    if entry and entry.repository:
+        return check(entry.name, _download(entry.repository, entry))
+    if entry:
+        folder = data_dir() / entry.folder
+        if entry.name != POCKET and not folder.is_dir():
+            raise BtlibError(f"LM {entry.name} is not in this copy: no folder {folder}; use {POCKET}, or put it there")
+        return check(entry.name, folder)
     folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise unknown("LM", name, [*NAMES, "a folder in the Hugging Face format"])
-    return check(re.sub(r"[^\w.-]", "-", folder.resolve().name), folder)
+    if folder.is_dir():
+        return check(re.sub(r"[^\w.-]", "-", folder.resolve().name), folder)
+    if _HUB_NAME.fullmatch(name):
+        return check(name.replace("/", "--"), _download(name))
+    names = [entry.name for entry in KNOWN]
+    raise unknown("LM", name, [*names, "<owner>/<name> on the Hugging Face hub", "a folder in the Hugging Face format"])
+
+
+def on_hub(name: str) -> bool:
+    """Tell whether a name's weights come from the hub, by the name alone."""
+    entry = known(name)
+    if entry:
+        return bool(entry.repository)
+    return bool(_HUB_NAME.fullmatch(name)) and not Path(name).expanduser().is_dir()
 
 
 def check(name: str, folder: Path) -> Checkpoint:
@@ -64,15 +74,36 @@ def check(name: str, folder: Path) -> Checkpoint:
     for what, patterns in wanted.items():
         if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
             raise BtlibError(f"LM folder {folder} has no {what}; save one there with save_pretrained")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing:
+            raise BtlibError(
+                f"LM folder {folder} lacks {len(missing)} of {len(shards)} files of weights; fetch it again"
+            )
     return Checkpoint(name, folder)
 
 
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
+def _download(repository: str, entry: Known | None = None) -> Path:
+    from huggingface_hub import errors, snapshot_download
 
+    page, fetch = f"https://huggingface.co/{repository}", f"hf download {repository}"
     try:
         return Path(snapshot_download(repository, allow_patterns=list(_FILES)))
-    except Exception as error:
+    except errors.GatedRepoError as error:  # a kind of RepositoryNotFoundError, so it comes first
+        how = f"accept its terms at {page}, then run `hf auth login` or set HF_TOKEN"
+        raise BtlibError(f"{repository} is gated; {how}") from error
+    except errors.RepositoryNotFoundError as error:
+        how = "check the name; for a private LM run `hf auth login`; or give a folder"
+        raise BtlibError(f"the Hugging Face hub shows no LM {repository}; {how}") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+        gate = f"; it is gated: accept its terms at {page}" if entry and entry.gated else ""
+        how = f"run `{fetch}` where there is a network and bring the cache (HF_HOME) or the folder along"
+        raise BtlibError(
+            f"{repository} is not in the cache and the Hugging Face hub is out of reach; {how}{gate}"
+        ) from error
+    except Exception as error:  # the HTTP client and the file system have kinds of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BtlibError(f"cannot fetch {repository} from the Hugging Face hub ({reason}); give a folder") from error
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
+from btlib.errors import BtlibError
 from btlib.lm.checkpoint import Checkpoint, find
 from btlib.lm.engine import AsyncEngine, Engine, best_device
 from btlib.lm.provider import LoraProvider
@@ -59,10 +60,28 @@ def shared_engine(checkpoint: Checkpoint, *, device: str, dtype: str, slots: int
     with _LOCK:
         engine = _ENGINES.get(key)
         if engine is None or engine.closed or engine.model_id != checkpoint.model_id(engine.dtype):
+            _check_attention(checkpoint)
             engine = _ENGINES[key] = Engine(checkpoint, device=device, dtype=dtype, slots=slots, context=context)
         engine.scheduler.slots = slots
         engine.context = min(context or engine.max_context, engine.max_context)
         return engine
+
+
+def _check_attention(checkpoint: Checkpoint) -> None:
+    """Refuse an LM whose layers see a window of tokens only (Mistral 7B v0.1): the engine computes full attention."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BtlibError(f"{checkpoint.folder / 'config.json'} is of no use ({reason}); fetch the LM again") from error
+    window = getattr(config, "sliding_window", None)
+    if window and "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"]):
+        raise BtlibError(
+            f"LM {checkpoint.name} attends to a sliding window of {window} tokens, which btlib's engine does not "
+            "compute; choose one with full attention, such as Mistral 7B v0.2"
+        )
 
 
 def load_lm(
@@ -73,19 +92,27 @@ def load_lm(
     slots: int = 64,
     *,
     dtype: str = "auto",
+    api_base: str | None = None,
 ) -> dspy.LM:
     """Return an LM for DSPy: `dspy.configure(lm=load_lm("pocket"))`.
 
-    name     "pocket" (the embedded LM), a folder in the Hugging Face format, or a registry name
+    name     "pocket" (the embedded LM), another known name (`btlib models` lists them, short or as on the hub), a
+             folder in the Hugging Face format, or <owner>/<name> of an LM on the hub
     preset   gives temperature, top_p, max_tokens and the context length; without one the LM is greedy
     adapter  a LoRA adapter's folder (safetensors) to put over the weights
     device   "auto", "cpu", "cuda", "mps"
     slots    requests generated at the same time
     dtype    "auto" (bf16 where the hardware has it), "float32", "bfloat16"
+    api_base the URL of an OpenAI-compatible server, for a name that begins with "openai/" (default: the variable
+             BTLIB_API_BASE); device, slots, dtype and the context length are then the server's
 
     One engine is made per checkpoint and process, and all LMs of that checkpoint share it. `lm.model` names the
     weights by content: "<name>@<hash>", with an adapter "<name>@<hash>+<hash>".
     """
+    if name.startswith("openai/"):
+        from btlib.lm.server import load_server_lm
+
+        return load_server_lm(name, preset, adapter, api_base)
     found = find(name)
     engine = shared_engine(
         found, device=device, dtype=dtype, slots=slots, context=None if preset is None else preset.context_length
