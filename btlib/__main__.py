@@ -1,8 +1,9 @@
-"""The command line: `btlib doctor | grid | report | pretrain`; also `python -m btlib`."""
+"""The command line: `btlib doctor | models | grid | report | pretrain`; also `python -m btlib`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=run_doctor)
 
+    models = commands.add_parser("models", help="list the LMs that go by a name: size, memory, licence, chat template")
+    models.set_defaults(run=run_models)
+
     grid = commands.add_parser("grid", help="run strategies on tasks, each as an executed notebook, then report")
     grid.add_argument(
         "--preset", default=DEFAULT_PRESET, help="smoke, laptop (default), colab or paper: sizes and settings"
@@ -39,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="MODEL",
-        help="pocket, a registry name, or a Hugging Face folder (default: the preset's)",
+        help="a name that `btlib models` lists, or a Hugging Face folder (default: the preset's)",
     )
     grid.add_argument(
         "--strategies",
@@ -59,9 +63,22 @@ def parser() -> argparse.ArgumentParser:
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (default: ./runs)"
     )
     grid.add_argument(
+        "--data", metavar="FOLDER", help="where GSM8K's and HotPotQA's own files lie (default: the preset's)"
+    )
+    grid.add_argument(
+        "--retriever", metavar="URL_or_FILE", help="what HotPotQA searches: a ColBERTv2 server or a file of passages"
+    )
+    grid.add_argument(
+        "--api-base", metavar="URL", help="the OpenAI-compatible server of --models openai/<name>, with /v1 at its end"
+    )
+    grid.add_argument(
         "--workers", type=int, metavar="N", help="runs at a time (default: one a core, two on an accelerator)"
     )
-    grid.add_argument("--dry-run", action="store_true", help="list the runs and their LM calls, and run nothing")
+    grid.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="list the runs with their estimated LM calls, tokens and GPU hours, and run nothing",
+    )
     grid.set_defaults(run=run_grid)
 
     report = commands.add_parser("report", help="make the report of a runs folder again")
@@ -84,11 +101,24 @@ def run_doctor(_: argparse.Namespace) -> int:
     return doctor()
 
 
+def run_models(_: argparse.Namespace) -> int:
+    """Print the known LMs."""
+    from btlib.doctor import models
+
+    return models()
+
+
 def run_grid(options: argparse.Namespace) -> int:
     """Run the grid; 0 when all runs are complete, 1 when one failed, 130 after Ctrl-C."""
     from btlib.command import grid
+    from btlib.grid import run_grid as run
 
-    return grid(options)
+    # As variables they reach the notebooks' processes too, which work in a folder of their own.
+    for name, value in (("SOURCE", options.data), ("RETRIEVER", options.retriever), ("API_BASE", options.api_base)):
+        if value:
+            there = "://" in value or not Path(value).expanduser().exists()
+            os.environ[f"BTLIB_{name}"] = value if there else str(Path(value).expanduser().resolve())
+    return grid(options, run)
 
 
 def run_report(options: argparse.Namespace) -> int:

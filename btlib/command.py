@@ -6,11 +6,15 @@ import argparse
 import signal
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from btlib.errors import BtlibError, unknown
 from btlib.presets import Preset, load_preset
 from btlib.runs import RunSpec, read_run
 from btlib.strategies import STRATEGIES, parse_strategy
+
+if TYPE_CHECKING:
+    from btlib.jobs import RunGrid
 
 
 def words(given: Iterable[str]) -> list[str]:
@@ -22,7 +26,7 @@ def words(given: Iterable[str]) -> list[str]:
 
 def grid_specs(options: argparse.Namespace) -> list[RunSpec]:
     """Turn the options into runs; an unknown name is a BtlibError."""
-    from btlib.grid import plan
+    from btlib.jobs import plan
 
     preset = load_preset(options.preset)
     tasks = words(options.tasks)
@@ -40,34 +44,46 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def check_inputs(specs: list[RunSpec], preset: Preset, runs: Path) -> set[RunSpec]:
-    """Load every task and find every LM before anything runs, and return the runs that are complete already."""
-    from btlib.lm.checkpoint import find
-    from btlib.tasks import load_task
+def check_inputs(specs: list[RunSpec], preset: Preset, runs: Path, fetch: bool = True) -> set[RunSpec]:
+    """Load every task and find every LM before anything runs, and return the runs that are complete already.
+
+    Without `fetch` (a dry run), what would come from a hub or a server is left alone.
+    """
+    from btlib.lm.known import on_hub
 
     if runs.exists() and not runs.is_dir():
         raise BtlibError(f"--runs {runs} is a file; give a folder")
     stored = {spec for spec in specs if read_run(spec, runs)}
     for model in dict.fromkeys(spec.model for spec in specs):
-        find(model)
-    for task in dict.fromkeys(spec.task for spec in specs):
-        load_task(task, preset.source, preset.split(task), passages_per_hop=preset.passages_per_hop)
+        if model.startswith("openai/"):
+            from btlib.lm.server import Server
+
+            if fetch:
+                Server(model).check()
+        elif fetch or not on_hub(model):
+            from btlib.lm.checkpoint import find  # loads torch
+
+            find(model)
+    for task in dict.fromkeys(spec.task for spec in specs if fetch or preset.source != "hub"):
+        from btlib.tasks import load_task  # loads DSPy
+
+        load_task(task, preset.source, preset.split(task), retriever=preset.retriever)
     return stored
 
 
-def grid(options: argparse.Namespace) -> int:
-    """Run a grid and its report; 1 when a run failed."""
+def grid(options: argparse.Namespace, run_grid: RunGrid) -> int:
+    """Run a grid and its report; 1 when a run failed. `run_grid` is btlib.grid's, which only __main__ imports."""
     from btlib.display import Display, dry_run
-    from btlib.grid import default_workers, run_grid
+    from btlib.jobs import default_workers
 
     preset, specs = load_preset(options.preset), grid_specs(options)
     if options.workers is not None and options.workers < 1:
         raise BtlibError(f"--workers {options.workers} runs nothing; give 1 or more")
-    stored = check_inputs(specs, preset, options.runs)
+    stored = check_inputs(specs, preset, options.runs, fetch=not options.dry_run)
     if options.dry_run:
         print(dry_run(specs, stored))
         return 0
-    workers = options.workers or default_workers(len(specs))
+    workers = options.workers or default_workers(specs)
     signal.signal(signal.SIGTERM, _interrupt)
     with Display(specs, workers) as display:
         display.console.print(

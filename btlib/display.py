@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from btlib.grid import Job, estimate, weight
+from btlib.estimate import ASSUMED, PAPER_HOURS, Cost, cost, total, weight
+from btlib.jobs import Job
 from btlib.results import LABELS, ORDER
 from btlib.runs import RunSpec
 
@@ -128,11 +129,50 @@ class Display:
 
 
 def dry_run(specs: Sequence[RunSpec], stored: set[RunSpec]) -> str:
-    """List the runs in order with estimated LM calls; those complete already cost nothing."""
+    """List the runs in order with estimated LM calls, tokens and, for a preset that is made for a GPU, hours on it;
+    those complete already cost nothing.
+    """
+    todo = [spec for spec in specs if spec not in stored]
+    speed = ASSUMED.get(specs[0].preset) if specs else None
+    hours = f" {speed.device + ' h':>8}" if speed else ""
+    wide = max((len(describe(spec)) for spec in specs), default=0)
     lines = [
-        f"{len(specs)} runs, {len(stored)} complete already; estimated LM calls (upper bound; training comes on top):"
+        f"{len(specs)} runs, {len(stored)} complete already. Estimates, not measurements:",
+        f"{'':>4}  {'':<{wide}} {'LM calls':>10} {'tokens in':>10} {'out':>9} {'trained':>9}{hours}",
     ]
+
+    def row(found: Cost) -> str:
+        text = f"{found.lm_calls:>10,} {_count(found.tokens_in):>10} {_count(found.tokens_out):>9} "
+        text += f"{_count(found.training_tokens):>9}"
+        gone = found.hours(speed) if speed else None
+        return text + (f" {'–' if gone is None else format(gone, '.2f'):>8}" if speed else "")
+
     for i, spec in enumerate(specs, 1):
-        lines.append(f"{i:>4}  {describe(spec)}  " + ("complete" if spec in stored else f"{estimate(spec):,}"))
-    lines.append(f"total {sum(estimate(s) for s in specs if s not in stored):,} LM calls")
+        lines.append(
+            f"{i:>4}  {describe(spec):<{wide}} " + (f"{'complete':>10}" if spec in stored else row(cost(spec)))
+        )
+    whole = total(todo)
+    lines.append(f"{'':>4}  {'total':<{wide}} {row(whole)}")
+    lines.append(
+        "Every trace is taken as correct, no answer as cached; lengths of texts are assumptions (btlib/estimate.py)."
+    )
+    if speed:
+        lines += [
+            f"{speed.device} h: 2 FLOPs for each weight and token generated or read (what prompts share is read once), "
+            "4 if trained on (6 with",
+            f"gradient checkpointing), at {speed.generation / 1e12:.1f} TFLOP/s in generation and "
+            f"{speed.training / 1e12:.1f} in training, {speed.source}.",
+            "To measure a GPU: python tests/benchmarks/bench_gpu.py",
+        ]
+    rate = whole.rate(PAPER_HOURS)
+    if speed and specs[0].preset == "paper" and rate:
+        lines.append(
+            f"The paper reports about {PAPER_HOURS:.0f} A100 hours for Table 1 (appendix C); all of the above in that "
+            f"time would be {rate / 1e12:.0f} TFLOP/s on average."
+        )
     return "\n".join(lines)
+
+
+def _count(tokens: int) -> str:
+    """Write a number of tokens as 812, 45 k or 1.23 M."""
+    return f"{tokens / 1e6:.2f} M" if tokens >= 1e6 else f"{tokens / 1e3:.0f} k" if tokens >= 1e4 else str(tokens)

@@ -1,4 +1,4 @@
-"""`btlib doctor`: one line a check, to read, and to paste into a question."""
+"""`btlib doctor`: one line a check, to read, and to paste into a question; `btlib models`: the LMs that have a name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from btlib import machine
 from btlib.errors import BtlibError
+from btlib.lm.known import KNOWN
 from btlib.presets import PRESETS, TASKS
 
 NEEDED_GIB = 4.0
@@ -23,6 +24,32 @@ def doctor(say: Callable[[str], None] = print) -> int:
         say(f"[{'OK' if good else 'FAIL'}] {name}: {found}")
     say(f"{failed} checks failed" if failed else "all checks passed")
     return 1 if failed else 0
+
+
+def models(say: Callable[[str], None] = print, tokens: int = 64 * 1024, row: int = 2048) -> int:
+    """Print the known LMs with size, memory and licence, and what their chat templates do; 0.
+
+    `tokens` are generated at once (64 requests of 1,024), `row` is the length of a training row, one at a time; LoRA
+    as in the paper (rank 32, queries and keys).
+    """
+    say(f"{'name':<13} {'weights':>8} {'run':>9} {'LoRA':>9}  {'licence':<27} source")
+    for entry in KNOWN:
+        shape, source = entry.size, entry.repository or f"data/{entry.folder}"
+        cells = ["–"] * 3
+        if shape:
+            memory = [shape.inference_bytes(tokens), shape.lora_bytes(row)]
+            cells = [f"{shape.weights / 1e6:,.0f} M", *(f"{size / 2**30:.1f} GiB" for size in memory)]
+        note = " (gated)" if entry.gated else "" if shape else " (not in this copy)"
+        say(f"{entry.name:<13} {cells[0]:>8} {cells[1]:>9} {cells[2]:>9}  {entry.licence:<27} {source}{note}")
+    say(f"\nrun: bf16 weights, and keys and values of {tokens:,} tokens (64 requests of 1,024).")
+    say(f"LoRA: rank 32 on queries and keys, rows of {row:,} tokens one at a time, without gradient checkpointing;")
+    say("btlib trains beside the weights that it generates with, so add those. Computed from shapes, not measured.")
+    say("gated: accept its terms at https://huggingface.co/<source>, then run `hf auth login` or set HF_TOKEN.\n")
+    say("Chat templates:")
+    for entry in KNOWN:
+        if entry.repository:
+            say(f"{entry.name:<13} {entry.notes}")
+    return 0
 
 
 def _versions() -> str:

@@ -9,101 +9,17 @@ way in; what it runs is notebooks/05_bettertogether.ipynb.
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
-from btlib import machine
+from btlib.jobs import Job, Watch
 from btlib.notebook import kernel_folder, last_error, start_notebook, stop_notebook
 from btlib.paths import notebooks_dir
-from btlib.presets import Preset, load_preset
 from btlib.runs import RunSpec, read_run
-from btlib.strategies import STRATEGIES
 
 RUN_NOTEBOOK = "05_bettertogether.ipynb"
-GIB_PER_WORKER = 1.5  # torch, DSPy, the embedded LM and its cache
-MODULES = {"iris": 1, "gsm8k": 1, "hotpotqa": 3}  # LM modules of the task's program
-
-
-def plan(
-    preset: Preset,
-    tasks: Sequence[str] = (),
-    models: Sequence[str] = (),
-    strategies: Sequence[tuple[str, ...]] = STRATEGIES,
-    seeds: Sequence[int] = (),
-) -> list[RunSpec]:
-    """List the runs of a grid in an order in which every run comes after its prefix; the preset fills in what is not
-    given.
-
-    Iris first, as its results come soonest. Prefixes that were not asked for are in the list too: nothing can start
-    without them.
-    """
-    wanted = {steps[:i] for steps in strategies for i in range(len(steps) + 1)}
-    order = [steps for steps in STRATEGIES if steps in wanted]
-    return [
-        RunSpec(task, model, steps, seed, preset.name)
-        for task in (t for t in preset.tasks if not tasks or t in tasks)
-        for model in models or preset.models
-        for seed in seeds or preset.seeds
-        for steps in order
-    ]
-
-
-def estimate(spec: RunSpec) -> int:
-    """Estimate a run's LM calls from its preset (an upper bound: DSPy's cache answers what was asked before).
-
-    BFRS tries three fixed candidates and `num_candidate_programs` random ones on the validation part, and bootstraps
-    on the other; a w-step bootstraps on all of the training set; the test set follows. A program calls each of its
-    modules once.
-    """
-    preset = load_preset(spec.preset)
-    split = preset.split(spec.task)
-    step = {"p": split.bootstrap + (preset.num_candidate_programs + 3) * split.validation, "w": split.train}
-    examples = split.test + (step[spec.strategy[-1]] if spec.strategy else 0)
-    return examples * MODULES[spec.task]
-
-
-def weight(spec: RunSpec) -> float:
-    """Return a run's share of the work, in calls: training on a row counts as one call an epoch, starting up as 100."""
-    preset = load_preset(spec.preset)
-    trained = preset.split(spec.task).train * preset.epochs * MODULES[spec.task] if spec.strategy[-1:] == ("w",) else 0
-    return 100 + estimate(spec) + trained
-
-
-def default_workers(runs: int) -> int:
-    """Return how many processes to run at once: one a core (two with an accelerator, which they share), as far as
-    memory and runs go round.
-    """
-    wanted = 2 if Path("/dev/nvidia0").exists() else machine.cores()
-    return max(1, min(wanted, int(machine.memory_gib() / GIB_PER_WORKER), runs))
-
-
-@dataclass
-class Job:
-    """One run on its way: waiting, running, then done, stored (complete before), failed or skipped."""
-
-    spec: RunSpec
-    state: str = "waiting"
-    score: float | None = None
-    status: str = ""
-    error: str = ""
-    notebook: Path | None = None
-    seconds: float = 0.0
-    process: subprocess.Popen | None = field(default=None, repr=False)
-    scratch: Path | None = None
-    begun: float = 0.0
-
-    @property
-    def phase(self) -> str:
-        """What the run is doing now, as it says itself."""
-        path = self.scratch / "progress" if self.scratch else None
-        return path.read_text(encoding="utf-8") if path and path.exists() else "starting"
-
-
-Watch = Callable[[str, Job | None], None]
 
 
 def run_grid(

@@ -39,6 +39,19 @@ def memory_gib() -> float:
     return psutil.virtual_memory().total / 2**30
 
 
+def gpu() -> tuple[float, int] | None:
+    """Return the first GPU's memory in GiB, and the bytes of a number that LMs compute with there: 2 where the GPU has
+    bf16 (compute capability 8.0 on), else 4. None where nvidia-smi shows no GPU. Neither torch nor CUDA is started.
+    """
+    command = ["nvidia-smi", "--query-gpu=memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+        mebibytes, capability = (float(part) for part in found[0].split(","))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+    return mebibytes / 1024, 2 if capability >= 8 else 4
+
+
 def cpu_name() -> str:
     """Return the CPU's name, as far as the system tells it."""
     info = Path("/proc/cpuinfo")

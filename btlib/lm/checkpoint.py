@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 
 from btlib.errors import BtlibError, unknown
-from btlib.lm.known import KNOWN, POCKET, Known, known
+from btlib.lm.known import HUB_NAME, KNOWN, POCKET, Known, known
 from btlib.paths import data_dir
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FILES = ("*.json", "*.jinja", "tokenizer.model", "model*.safetensors")  # what decides an answer
 
 
@@ -50,18 +49,10 @@ def find(name: str) -> Checkpoint:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return check(re.sub(r"[^\w.-]", "-", folder.resolve().name), folder)
-    if _HUB_NAME.fullmatch(name):
+    if HUB_NAME.fullmatch(name):
         return check(name.replace("/", "--"), _download(name))
     names = [entry.name for entry in KNOWN]
     raise unknown("LM", name, [*names, "<owner>/<name> on the Hugging Face hub", "a folder in the Hugging Face format"])
-
-
-def on_hub(name: str) -> bool:
-    """Tell whether a name's weights come from the hub, by the name alone."""
-    entry = known(name)
-    if entry:
-        return bool(entry.repository)
-    return bool(_HUB_NAME.fullmatch(name)) and not Path(name).expanduser().is_dir()
 
 
 def check(name: str, folder: Path) -> Checkpoint:

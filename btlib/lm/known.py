@@ -8,6 +8,7 @@ notebooks/04_bft_lora.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from btlib.paths import data_dir
 
 POCKET = "pocket"
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # <owner>/<name>
 QUERY_AND_KEY = ("q_proj", "k_proj")
 
 
@@ -240,3 +242,11 @@ def shape_of(model: str) -> Shape | None:
         return Shape.of_folder(Path(model).expanduser())
     except (OSError, KeyError, ValueError):
         return None
+
+
+def on_hub(name: str) -> bool:
+    """Tell whether a name's weights come from the hub, by the name alone."""
+    entry = known(name)
+    if entry:
+        return bool(entry.repository)
+    return bool(HUB_NAME.fullmatch(name)) and not Path(name).expanduser().is_dir()
