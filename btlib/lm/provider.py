@@ -38,6 +38,10 @@ class LoraProvider(Provider):
         """LMs are copied with programs; the engine and the reports are one."""
         return self
 
+    def train(self, rows: list[dict[str, Any]], out_dir: Path, start: Path | None, settings: dict) -> TrainReport:
+        """Train on rows from the adapter `start` (None: from the base weights) and write the new one to `out_dir`."""
+        return train_lora(self.engine, rows, out_dir, init_adapter=start, **settings)
+
     def finetune(  # type: ignore[override]
         self,
         job: TrainingJob | None,
@@ -60,7 +64,7 @@ class LoraProvider(Provider):
         if not train_data:
             raise EmptyTraining("nothing to train on: there are 0 rows; no trace passed the metric")
         start = None if from_base else self.engine.adapter_path(model)
-        report = train_lora(self.engine, train_data, Path(output_dir), init_adapter=start, **settings)
+        report = self.train(train_data, Path(output_dir), start, settings)
         model_id = self.engine.add_adapter(report.path)
         self.reports[model_id] = report
         return model_id
