@@ -16,7 +16,7 @@ def without_bars() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")
             yield
     finally:
         if shown:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from btlib.errors import BtlibError
 from btlib.lm import ForgivingChatAdapter, load_lm
 from btlib.lm.chat import Chat
-from btlib.lm.lora import EmptyTraining, collate, train_lora
+from btlib.lm.lora import EmptyTraining, train_lora
+from btlib.lm.training import out_of_memory
 
 FAST = {"rank": 4, "alpha": 8, "targets": ("q_proj", "v_proj"), "epochs": 2, "learning_rate": 1e-2, "batch_size": 4}
 
@@ -102,18 +103,6 @@ def test_targets_under_other_templates(template):
     assert row.ids[: len(prompt)] == prompt and not any(row.target[: len(prompt)])
 
 
-def test_labels_are_masked_and_padded():
-    talk = chat()
-    short, long = (talk.training_row(row["messages"]) for row in (rows(1)[0], rows(1, "1 2 3 " * 9)[0]))
-    batch = collate([short, long])
-    assert batch["labels"].shape == batch["input_ids"].shape and batch["labels"].shape[1] % 8 == 0
-    for i, row in enumerate((short, long)):
-        kept = batch["labels"][i] != -100
-        assert batch["labels"][i][kept].tolist() == [t for t, target in zip(row.ids, row.target, strict=True) if target]
-        assert batch["attention_mask"][i].sum() == len(row.ids)
-        assert torch.equal(batch["input_ids"][i][kept], batch["labels"][i][kept])
-
-
 def test_training_learns_reports_and_repeats(folder, tmp_path):
     settings = {**FAST, "epochs": 6}
     random.seed(5)
@@ -129,6 +118,7 @@ def test_training_learns_reports_and_repeats(folder, tmp_path):
     assert report.final_loss < 0.7 * report.losses[0]
     encoded = [chat().training_row(row["messages"]) for row in data]
     assert report.tokens == sum(len(row.ids) for row in encoded)
+    assert 0 < report.computed_tokens < report.tokens * settings["epochs"]  # they share a system message
     assert report.target_tokens == sum(sum(row.target) for row in encoded)
     assert sorted(path.name for path in report.path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     assert str(tmp_path) not in (report.path / "adapter_config.json").read_text()
@@ -146,6 +136,73 @@ def test_gradient_accumulation_is_the_same_step(folder, tmp_path):
     parts = train_lora(folder, rows(8), tmp_path / "b", **FAST, micro_batch_size=2)
     assert whole.steps == parts.steps == 4
     assert torch.allclose(torch.tensor(whole.losses), torch.tensor(parts.losses), rtol=1e-3)
+
+
+def full_above(monkeypatch, tokens: int, error: Exception, *, in_backward: bool = False) -> list[int]:
+    """Make Llama fail on more tokens than this, before its forward or halfway through its backward pass."""
+    from transformers import LlamaModel
+
+    seen, forward = [], LlamaModel.forward
+
+    def limited(self, input_ids=None, **kwargs):
+        seen.append(input_ids.shape[1])
+        if seen[-1] > tokens and not in_backward:
+            raise error
+        hook = self.layers[1].register_forward_pre_hook(fail_below) if seen[-1] > tokens else None
+        try:
+            return forward(self, input_ids=input_ids, **kwargs)
+        finally:
+            if hook:
+                hook.remove()
+
+    def fail_below(layer, args):
+        args[0].register_hook(fail)
+
+    def fail(gradient):
+        raise error
+
+    monkeypatch.setattr(LlamaModel, "forward", limited)
+    return seen
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_a_full_memory_halves_the_micro_batch_and_changes_nothing_else(folder, tmp_path, monkeypatch, in_backward):
+    whole = train_lora(folder, rows(10), tmp_path / "a", **FAST)
+    longest = whole.computed_tokens // whole.steps // 2  # less than a whole batch of 4 has
+    seen = full_above(monkeypatch, longest, torch.OutOfMemoryError("CUDA out of memory."), in_backward=in_backward)
+    halved = train_lora(folder, rows(10), tmp_path / "b", **FAST)
+    assert max(seen) > longest and seen.index(max(seen)) == 0 and max(seen[2:]) <= longest
+    assert whole.micro_batch_size == 4 and halved.micro_batch_size < 4 and halved.steps == whole.steps
+    assert torch.allclose(torch.tensor(halved.losses), torch.tensor(whole.losses), rtol=1e-4)
+    a, b = (load_file(report.path / "adapter_model.safetensors") for report in (whole, halved))
+    assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)
+
+
+def test_a_row_that_does_not_fit_is_one_line_and_no_adapter(folder, tmp_path, monkeypatch):
+    error = RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: not enough memory: you tried ...")
+    full_above(monkeypatch, 10, error)
+    with pytest.raises(BtlibError, match="one row of .* tokens at a time; turn gradient_checkpointing on") as caught:
+        train_lora(folder, rows(4), tmp_path / "a", **FAST)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_other_errors_are_not_taken_for_a_full_memory(folder, tmp_path, monkeypatch):
+    full_above(monkeypatch, 10, RuntimeError("the shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        train_lora(folder, rows(4), tmp_path / "a", **FAST)
+    assert out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")) and out_of_memory(
+        MemoryError()
+    )
+
+
+def test_gradient_checkpointing_and_bf16_train_the_same_adapter_nearly(folder, tmp_path):
+    kept = train_lora(folder, rows(8), tmp_path / "a", **FAST)
+    again = train_lora(folder, rows(8), tmp_path / "b", **FAST, gradient_checkpointing=True)
+    assert torch.allclose(torch.tensor(kept.losses), torch.tensor(again.losses), rtol=1e-4)
+    short = train_lora(folder, rows(8), tmp_path / "c", **FAST, bf16=True)
+    assert torch.allclose(torch.tensor(kept.losses), torch.tensor(short.losses), rtol=0.05)
+    assert short.losses != kept.losses
+    assert all(t.dtype == torch.float32 for t in load_file(short.path / "adapter_model.safetensors").values())
 
 
 def test_second_training_starts_where_the_first_ended(folder, tmp_path):
