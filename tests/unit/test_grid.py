@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,10 @@ from rich.console import Console
 from run_fixtures import data_folder, run_notebook
 
 from btlib.display import Display, dry_run, minutes
-from btlib.grid import Job, default_workers, estimate, plan, run_grid
+from btlib.estimate import ASSUMED, CALLS, Throughput, cost, estimate, total
+from btlib.grid import run_grid
+from btlib.jobs import Job, default_workers, plan
+from btlib.lm.known import known
 from btlib.notebook import last_error
 from btlib.presets import PRESETS
 from btlib.runs import RunSpec, read_run
@@ -51,7 +55,52 @@ def test_estimates_follow_the_preset():
     # three modules; 24 test questions; BFRS: 12 to bootstrap, 5 candidates on 12; BFT: all 24
     assert sizes == {(): 72, ("p",): 3 * (24 + 12 + 60), ("p", "w"): 3 * (24 + 24)}
     text = dry_run(plan(SMOKE), set())
-    assert text.splitlines()[0].startswith("24 runs") and "Π→Θ→Π" in text
+    assert text.splitlines()[0].startswith("24 runs") and "Π→Θ→Π" in text and "A100" not in text
+
+
+def test_gpu_hours_follow_from_tokens_weights_and_throughput():
+    spec = RunSpec("gsm8k", "Qwen/Qwen3-0.6B", ("p", "w"), 0, "smoke")
+    (call,) = CALLS["gsm8k"]
+    preset, weights = PRESETS["smoke"], known("qwen3-0.6b").shape.weights
+    own, demos = call.turn + call.inputs, preset.max_labeled_demos * call.demo
+    found = cost(spec)
+    # bootstrapping on 24 with demonstrations, testing on 24 without; what prompts share is read once each
+    assert found.tokens_in == 24 * (call.system + demos + own) + 24 * (call.system + own)
+    assert found.tokens_out == 48 * call.outputs
+    assert found.generated == 2 * weights * ((call.system + demos) + call.system + 48 * own + found.tokens_out)
+    assert found.training_tokens == 24 * preset.epochs * (call.system + own + call.outputs)
+    assert found.trained in (4 * weights * found.training_tokens, 6 * weights * found.training_tokens)
+    hours = found.hours(Throughput("x", 1e12, 2e12, "a test"))
+    assert hours == pytest.approx((found.generated / 1e12 + found.trained / 2e12) / 3600)
+    assert cost(RunSpec("gsm8k", "openai/some", (), 0, "smoke")).hours(ASSUMED["paper"]) is None
+
+
+def test_the_frames_of_estimated_prompts_are_those_of_the_programs():
+    from btlib.lm.adapter import ForgivingChatAdapter
+    from btlib.tasks import gsm8k, hotpotqa, iris
+
+    programs = {"iris": iris.program(), "gsm8k": gsm8k.program(), "hotpotqa": hotpotqa.program(None)}
+    for task, program in programs.items():
+        for call, predictor in zip(CALLS[task], program.predictors(), strict=True):
+            inputs = dict.fromkeys(predictor.signature.input_fields, "")
+            demo = inputs | dict.fromkeys(predictor.signature.output_fields, "")
+            messages = ForgivingChatAdapter().format(predictor.signature, [demo], inputs)
+            sizes = [len(message["content"]) / 4 for message in messages]  # about four characters a token
+            stored = (call.system, call.demo_frame, call.turn)
+            assert (sizes[0], sizes[1] + sizes[2], sizes[3]) == pytest.approx(stored, rel=0.25)
+
+
+def test_the_papers_grid_is_216_runs_in_prefix_order_with_hours_that_say_what_they_rest_on():
+    specs = plan(PRESETS["paper"])
+    assert len(specs) == 216
+    for i, spec in enumerate(specs):
+        assert spec.prefix is None or spec.prefix in specs[:i]
+    text = dry_run(specs, set())
+    lines = text.splitlines()
+    assert lines[0].startswith("216 runs") and "Estimates, not measurements" in lines[0] and "A100 h" in lines[1]
+    assert f"{total(specs).hours(ASSUMED['paper']):.2f}" in lines[218] and "assumed, not measured" in text
+    assert "about 75 A100 hours" in text and "bench_gpu.py" in text
+    assert "complete" in dry_run(specs[:8], {specs[0]}).splitlines()[2]
 
 
 def test_runs_fail_alone_and_take_along_only_what_starts_from_them(world, tmp_path, monkeypatch):
@@ -157,8 +206,26 @@ def test_the_display_counts_and_guesses_the_time_left():
 def test_workers_follow_cores_memory_and_runs(monkeypatch):
     monkeypatch.setattr("btlib.machine.cores", lambda: 16)
     monkeypatch.setattr("btlib.machine.memory_gib", lambda: 8.0)
-    expected = 2 if Path("/dev/nvidia0").exists() else 5
-    assert default_workers(100) == expected and default_workers(1) == 1
+    monkeypatch.setattr("btlib.machine.gpu", lambda: None)
+    specs = plan(PRESETS["laptop"])
+    assert default_workers(specs) == 5 and default_workers(specs[:1]) == 1
+
+
+def test_workers_share_a_gpu_as_far_as_its_memory_goes(monkeypatch):
+    monkeypatch.setattr("btlib.machine.memory_gib", lambda: 200.0)
+    colab, paper = plan(PRESETS["colab"]), plan(PRESETS["paper"])
+    for card, expected in [((15.0, 4), (1, 1)), ((24.0, 2), (2, 1)), ((141.0, 2), (2, 2))]:
+        monkeypatch.setattr("btlib.machine.gpu", lambda card=card: card)
+        assert (default_workers(colab), default_workers(paper)) == expected
+
+
+def test_only_the_command_line_imports_the_grid():
+    folder = Path(sys.modules["btlib"].__file__).parent
+    text = {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+    found = [
+        path.name for path, code in text.items() if re.search(r"^\s*(from btlib\.grid|import btlib\.grid)", code, re.M)
+    ]
+    assert found == ["__main__.py"]
 
 
 def test_strategies_are_closed_under_prefixes_which_the_order_relies_on():

@@ -1,31 +1,72 @@
 """The presets: the paper's numbers, and what a preset refuses."""
 
 import copy
+import csv
 import dataclasses
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
 from btlib.errors import BtlibError
+from btlib.estimate import ASSUMED, PAPER_HOURS, total
+from btlib.jobs import plan
+from btlib.lm.known import known
 from btlib.presets import PRESETS, TASKS, Preset, Split, load_preset
 
+APPENDIX_C = list(csv.DictReader((Path(__file__).parent / "appendix_c.csv").open(encoding="utf-8")))
 
-def test_paper_is_appendix_c():
+
+@pytest.mark.parametrize("fact", APPENDIX_C, ids=lambda fact: fact["setting"])
+def test_paper_is_what_the_papers_words_say(fact):
+    assert fact["value"] in re.findall(r"\d+(?:\.\d+)?(?:e-\d+)?", fact["words"].replace("three", "3"))
+    paper, name, value = load_preset("paper"), fact["setting"], float(fact["value"])
+    large = [paper.splits["hotpotqa"], paper.splits["gsm8k"]]
+    if name == "seeds":
+        assert len(paper.seeds) == value
+    elif name == "hours":
+        assert PAPER_HOURS == value
+    elif name == "iris.each":
+        iris = paper.splits["iris"]
+        assert iris.train == iris.dev == iris.test == value
+    elif "." in name:
+        task, field = name.split(".")
+        assert getattr(paper.splits[task], field) == value
+    elif hasattr(large[0], name):
+        assert [getattr(split, name) for split in large] == [value, value]
+    else:
+        assert getattr(paper, name) == value
+
+
+def test_paper_has_the_papers_lms_layers_and_precision():
     paper = load_preset("paper")
-    assert paper.splits["hotpotqa"] == Split(train=1000, dev=500, test=1500, bootstrap=100, validation=250)
-    assert paper.splits["gsm8k"] == Split(train=1000, dev=500, test=1319, bootstrap=100, validation=250)
-    assert paper.splits["iris"] == Split(train=50, dev=50, test=50, bootstrap=15, validation=35)
-    assert (paper.max_bootstrapped_demos, paper.max_labeled_demos, paper.num_candidate_programs) == (3, 3, 6)
-    assert (paper.lora_rank, paper.lora_alpha, paper.lora_dropout) == (32, 64, 0)
-    assert paper.lora_targets == ("q_proj", "k_proj")
-    assert (paper.epochs, paper.learning_rate, paper.batch_size, paper.bf16) == (5, 1e-5, 8, True)
-    assert (paper.temperature, paper.top_p, paper.max_tokens) == (0.1, 0.97, 1024)
-    assert (paper.passages_per_hop, paper.num_hops, len(paper.seeds)) == (3, 2, 3)
+    assert paper.lora_targets == ("q_proj", "k_proj") and paper.lora_dropout == 0 and paper.bf16
     assert paper.models == (
         "mistralai/Mistral-7B-Instruct-v0.2",
         "meta-llama/Llama-2-7b-chat-hf",
         "meta-llama/Meta-Llama-3-8B-Instruct",
     )
+    # The context holds prompt and answer, and is no longer than the shortest of the three LMs has.
+    assert paper.context_length == min(known(name).shape.context for name in paper.models)
+
+
+def test_micro_batches_accumulate_to_the_papers_batch():
+    for preset in PRESETS.values():
+        assert preset.batch_size == 8 and preset.batch_size % preset.micro_batch_size == 0
+
+
+def test_every_presets_lms_are_known():
+    assert all(known(name) for preset in PRESETS.values() for name in preset.models)
+    assert PRESETS["colab"].models == ("Qwen/Qwen3-0.6B",)
+
+
+def test_an_evening_on_colab_is_what_the_estimate_says():
+    preset = PRESETS["colab"]
+    assert total(plan(preset)).hours(ASSUMED["colab"]) < 5
+    # The weights twice (training works on a copy), and every thread's request of 1,024 tokens, in fp32.
+    shape = known(preset.models[0]).shape
+    assert 2 * (shape.inference_bytes(preset.num_threads * 1024) + 2 * shape.weights) < 16e9
 
 
 def test_iris_keeps_the_papers_split_on_a_laptop_and_on_colab():
