@@ -158,7 +158,14 @@ def _with_prompts_of(best: dspy.Module, task: Task, lm: dspy.LM) -> dspy.Module:
 
 
 def finetune_weights(
-    state: State, task: Task, preset: Preset, seed: int, output_dir: Path | str, progress: bool = False
+    state: State,
+    task: Task,
+    preset: Preset,
+    seed: int,
+    output_dir: Path | str,
+    progress: bool = False,
+    *,
+    traces_file: Path | str | None = None,
 ) -> tuple[State, StepRecord]:
     """Tune the LM on the program's own correct traces over the whole training set; the prompts go back to vanilla.
 
@@ -167,8 +174,9 @@ def finetune_weights(
     an LM that is tuned already, training goes on from its weights. Without a correct trace nothing is trained:
     EmptyTraceSet.
 
-    The adapter is written to `output_dir`, and all traces beside it to traces.jsonl. Rows that do not fit the LM's
-    context are left out by the trainer, and not counted in `training_rows`.
+    The adapter is written to `output_dir`; all traces, the wrong ones too, to `traces_file` (JSON Lines) if one is
+    given, before training. Rows that do not fit the LM's context are left out by the trainer, and not counted in
+    `training_rows`.
     """
     _check(task, preset, seed)
     lm = state.lm if state.lm.cache else state.lm.copy(cache=True)
@@ -179,8 +187,9 @@ def finetune_weights(
         )
         counts = {"kept": traces.kept, "total": traces.total, "failed_parses": adapter.failed_parses, **meter.counts()}
         seconds = {"bootstrap": meter.seconds}
-        Path(output_dir).parent.mkdir(parents=True, exist_ok=True)
-        traces.to_jsonl(Path(output_dir).with_name("traces.jsonl"))
+        if traces_file is not None:
+            Path(traces_file).parent.mkdir(parents=True, exist_ok=True)
+            traces.to_jsonl(Path(traces_file))
         if not traces.kept:
             raise EmptyTraceSet(traces, StepRecord("w", **counts, seconds=seconds))
         tuned = _train(State(state.program, lm), task, preset, traces, Path(output_dir))
@@ -221,6 +230,7 @@ def _train(state: State, task: Task, preset: Preset, traces: TraceSet, output_di
             "batch_size": preset.batch_size,
             "micro_batch_size": preset.micro_batch_size,
             "bf16": preset.bf16,
+            "gradient_checkpointing": preset.gradient_checkpointing,
             "seed": preset.training_seed,
             "output_dir": str(output_dir),
         },

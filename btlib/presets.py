@@ -80,8 +80,9 @@ class Preset:
     epochs: int = 5
     learning_rate: float = 1e-3
     batch_size: int = 8  # effective: micro_batch_size times the gradient accumulation steps
-    micro_batch_size: int = 8
-    bf16: bool = False
+    micro_batch_size: int = 8  # rows at once, to start with: halved where memory is full
+    gradient_checkpointing: bool = False  # less memory, more time: activations are computed twice
+    bf16: bool | None = None  # None: where the hardware multiplies it natively
     training_seed: int = 0  # LoRA's initial weights and batch order; a run's seed only shuffles the training set
     # Machine
     num_threads: int = 32
@@ -139,8 +140,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 max_tokens=512,
                 context_length=8192,
                 learning_rate=1e-4,
-                micro_batch_size=2,
-                bf16=True,
+                gradient_checkpointing=True,
                 num_threads=32,  # 32 long prompts at once leave room on 16 GB without bf16
             ),
             Preset(
@@ -163,7 +163,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 context_length=4096,
                 lora_targets=("q_proj", "k_proj"),
                 learning_rate=1e-5,
-                micro_batch_size=1,
+                gradient_checkpointing=True,
                 bf16=True,
                 num_threads=128,
             ),

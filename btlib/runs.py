@@ -232,7 +232,7 @@ def _step(spec: RunSpec, state: State, task: Task, work: Path) -> tuple:
     preset = load_preset(spec.preset)
     if spec.strategy[-1] == "p":
         return optimize_prompts(state, task, preset, spec.seed)
-    return finetune_weights(state, task, preset, spec.seed, work / "adapter")
+    return finetune_weights(state, task, preset, spec.seed, work / "adapter", traces_file=work / "traces.jsonl")
 
 
 def _plain(result: object) -> dict:

@@ -81,7 +81,7 @@ def run_strategy(
 ) -> Iterator[Prefix]:
     """Fold the steps over the vanilla state, and yield every prefix's result as it comes, the vanilla one first.
 
-    All in one process and nothing stored but adapters (`output_dir/<prefix>/adapter`); btlib.runs takes the same
+    All in one process and nothing stored but adapters and traces (`output_dir/<prefix>/`); btlib.runs takes the same
     steps from disk, each once for all strategies that share it. The last prefix is the strategy's result, whatever an
     earlier one scores. A w-step without a correct trace raises EmptyTraceSet: that cell is "–", and the prefixes
     before it have been yielded. `task` must be loaded with the same `seed`.
@@ -97,5 +97,6 @@ def run_strategy(
             state, record = optimize_prompts(state, task, preset, seed)
         else:
             adapter = Path(output_dir) / strategy_slug(prefix) / "adapter"
-            state, record = finetune_weights(state, task, preset, seed, adapter)
+            traces = adapter.with_name("traces.jsonl")
+            state, record = finetune_weights(state, task, preset, seed, adapter, traces_file=traces)
         yield Prefix(prefix, state, record)

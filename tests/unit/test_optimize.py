@@ -224,12 +224,15 @@ def test_a_zero_shot_winner_teaches_as_it_is(sums, preset):
 def test_trap_6_no_correct_trace_stops_before_training(sums, preset, tmp_path):
     lm = fake_lm(lambda model, prompt: reply(reasoning="guess", answer="99999"))
     with pytest.raises(EmptyTraceSet, match="none of 30 traces was correct") as caught:
-        finetune_weights(vanilla_state(sums, lm), sums, preset, 0, tmp_path / "adapter")
+        finetune_weights(
+            vanilla_state(sums, lm), sums, preset, 0, tmp_path / "adapter", traces_file=tmp_path / "kept" / "t.jsonl"
+        )
     assert lm.provider.jobs == []
     record = caught.value.record
     assert (record.kind, record.kept, record.total, record.lm_calls) == ("w", 0, 30, 30)
     assert caught.value.traces.total == 30
-    assert TraceSet.from_jsonl(tmp_path / "traces.jsonl") == caught.value.traces
+    assert TraceSet.from_jsonl(tmp_path / "kept" / "t.jsonl") == caught.value.traces
+    assert not list(tmp_path.glob("traces*"))  # no file that was not asked for
 
 
 def test_trap_8_weights_are_tuned_twice_from_the_tuned_ones(sums, preset, tmp_path):
