@@ -34,6 +34,7 @@ from btlib.lm.attention import NAME as ATTENTION
 from btlib.lm.chat import Chat
 from btlib.lm.checkpoint import Checkpoint, adapter_hash, best_dtype
 from btlib.lm.lanes import Job
+from btlib.lm.memory import Budget
 from btlib.lm.quiet import without_bars
 from btlib.lm.sampling import request_seed
 from btlib.lm.scheduler import Scheduler
@@ -45,7 +46,9 @@ class Engine:
     """Answer `dspy.lm15.Request`s with one Hugging Face model in this process, batched.
 
     `slots` requests are generated at once; `context` is the most tokens that a prompt and its answer have together
-    (None: what the model was made for). The answer to a request does not depend on what else is being generated.
+    (None: what the model was made for). `limits` bounds what is kept in memory (None: shares of what is free now), and
+    `timeout` is how many seconds a request may take, waiting included (None: as long as it takes). The answer to a
+    request does not depend on what else is being generated.
     """
 
     def __init__(
@@ -56,7 +59,8 @@ class Engine:
         dtype: str = "auto",
         slots: int = 64,
         context: int | None = None,
-        prefix_bytes: int = 512 << 20,
+        limits: Budget | None = None,
+        timeout: float | None = None,
     ):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -77,9 +81,8 @@ class Engine:
         self.max_context = model.config.get_text_config().max_position_embeddings
         self.context = min(context or self.max_context, self.max_context)
         self._adapters: dict[str, Path] = {}
-        self.scheduler = Scheduler(
-            model, adapter_of=self._adapters.get, ends=self._ends, slots=slots, prefix_bytes=prefix_bytes
-        )
+        self.timeout = timeout
+        self.scheduler = Scheduler(model, adapter_of=self._adapters.get, ends=self._ends, slots=slots, limits=limits)
         # An engine thread that lives on while the interpreter ends would abort the process.
         atexit.register(_close, weakref.ref(self))
 
@@ -120,14 +123,21 @@ class Engine:
         """Answer one request; blocks, so call it from as many threads as there are slots."""
         job = self._submit(request)
         try:
-            ids, reason = job.future.result()
+            ids, reason = job.future.result(self.timeout)
         except (CancelledError, Exception) as error:
-            raise _public(error) from error
+            raise _public(error if job.future.done() else self._late(job)) from error
+        except BaseException:  # the user's interrupt
+            self.scheduler.abandon(job)
+            raise
         return self._response(request, job, ids, reason)
 
     def stream(self, request: Request) -> Iterator[Any]:
         """Answer as a stream that brings the whole answer at once."""
         return response_to_events(self.complete(request))
+
+    def _late(self, job: Job) -> BtlibError:
+        self.scheduler.abandon(job)
+        return BtlibError(f"no answer within {self.timeout:g} s; raise the engine's timeout, or ask less at once")
 
     def _submit(self, request: Request) -> Job:
         if request.tools or request.config.response_format is not None:
@@ -135,6 +145,8 @@ class Engine:
             raise UnsupportedFeatureError(f"btlib's engine generates plain text, without {feature}; use ChatAdapter")
         self._check_model(request.model)
         ids, prefix = self.chat.encode(_messages(request))
+        if not ids:
+            raise InvalidRequestError("the prompt is empty: the chat template made no token of it")
         room = self.context - len(ids)
         if room < 1:
             raise ContextLengthError(

@@ -26,6 +26,9 @@ class Job:
     future: Future = field(default_factory=Future)
     prefix: Prefix | None = None
     new: list[int] = field(default_factory=list)
+    waiters: int = 1  # callers that still want the answer
+    abandoned: bool = False
+    alone: bool = False  # once a batch with it failed
 
     @property
     def key(self) -> tuple:
@@ -42,6 +45,24 @@ class Job:
     def own_length(self) -> int:
         """Own tokens whose keys and values are stored once the newest token has been fed: the next write goes there."""
         return len(self.ids) - self.prefix_length + len(self.new) - 1
+
+    @property
+    def width(self) -> int:
+        """Own tokens that a row of this request holds at most, in steps of 32."""
+        return pad_to(len(self.ids) - self.prefix_length + self.limit, 32)
+
+
+def rows_for(jobs: int) -> int:
+    """Return how many rows a lane has for a number of jobs: a power of two, at least 8."""
+    return max(8, 1 << (jobs - 1).bit_length())
+
+
+def kept_tokens(jobs: list[Job]) -> int:
+    """Return for how many tokens the lanes of these jobs have room at most, whatever is answered."""
+    widths: dict[str, list[int]] = {}
+    for job in jobs:
+        widths.setdefault(job.model_id, []).append(job.width)
+    return sum(rows_for(len(each)) * max(each) for each in widths.values())
 
 
 class Lane:
@@ -66,7 +87,7 @@ class Lane:
         for tensors in (self.k, self.v):
             for layer, old in enumerate(tensors):
                 if old is not None:
-                    new = old.new_zeros(max(8, 1 << (rows - 1).bit_length()), old.shape[1], width, old.shape[3])
+                    new = old.new_zeros(rows_for(rows), old.shape[1], width, old.shape[3])
                     shared = min(width, old.shape[2])
                     new[:kept, :, :shared] = old[:kept, :, :shared]
                     tensors[layer] = new
@@ -75,8 +96,7 @@ class Lane:
         """Write the first tokens of new rows: k and v (rows, heads, tokens, size)."""
         for tensors, new in ((self.k, k), (self.v, v)):
             if tensors[layer] is None:
-                size = max(8, 1 << (rows.stop - 1).bit_length())
-                tensors[layer] = new.new_zeros(size, new.shape[1], self.width, new.shape[3])
+                tensors[layer] = new.new_zeros(rows_for(rows.stop), new.shape[1], self.width, new.shape[3])
             tensors[layer][rows, :, : new.shape[2]] = new
 
     def remove(self, row: int) -> None:
@@ -88,6 +108,18 @@ class Lane:
                     tensor[row] = tensor[last]
         self.jobs[row] = self.jobs[last]
         self.jobs.pop()
+
+
+def in_passes(jobs: list[Job], tokens: int) -> list[list[Job]]:
+    """Split new jobs into passes of one model id and, padded, at most so many own prompt tokens."""
+    passes: dict[str, list[list[Job]]] = {}
+    for job in jobs:
+        chunks = passes.setdefault(job.model_id, [[]])
+        longest = max(len(other.own_ids) for other in [*chunks[-1], job])
+        if chunks[-1] and longest * (len(chunks[-1]) + 1) > tokens:
+            chunks.append([])
+        chunks[-1].append(job)
+    return [chunk for chunks in passes.values() for chunk in chunks]
 
 
 class PromptPass:

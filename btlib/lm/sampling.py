@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-_HEAD = 32  # most nuclei hold fewer tokens than this; only the rows that hold more pay for a full sort
+_HEAD = 32  # most nuclei hold fewer tokens than this; only the rows that hold more pay for a longer list
 
 
 def request_seed(seed: int | None, prompt_ids: Sequence[int]) -> int:
@@ -42,29 +42,38 @@ def pick(
     Temperature 0 takes the largest logit. Otherwise the nucleus is the smallest set of most likely tokens that together
     reach `top_p` (and at most `top_k` of them; 0 means no such limit), and the row's uniform number picks one of it.
     """
-    chosen = logits.argmax(dim=-1).tolist()
     rows = [row for row, temperature in enumerate(temperatures) if temperature > 0]
+    chosen = logits.argmax(dim=-1).tolist() if len(rows) < len(logits) else [0] * len(rows)
     if not rows:
         return chosen
-    scale = torch.tensor([temperatures[row] for row in rows], device=logits.device).unsqueeze(1)
-    scaled = (logits if len(rows) == len(chosen) else logits[rows]) / scale
-    total = torch.logsumexp(scaled, dim=-1, keepdim=True)
-    values, tokens = scaled.topk(min(_HEAD, scaled.shape[1]), dim=-1)
-    head = (values - total).exp().cumsum(dim=-1).cpu()
-    tokens = tokens.cpu()
-    for i, row in enumerate(rows):
-        cumulative, candidates = head[i], tokens[i]
-        wide = float(cumulative[-1]) < top_ps[row] and not 0 < top_ks[row] <= _HEAD
-        if wide and len(cumulative) < scaled.shape[1]:
-            ordered, candidates = scaled[i].sort(descending=True, stable=True)
-            cumulative, candidates = (ordered - total[i]).exp().cumsum(dim=-1).cpu(), candidates.cpu()
-        chosen[row] = int(candidates[_invert(cumulative, top_ps[row], top_ks[row], uniforms[row])])
+    device = logits.device
+    scaled = logits if len(rows) == len(chosen) else logits[rows]
+    scaled = scaled / torch.tensor([temperatures[row] for row in rows], device=device).unsqueeze(1)
+    settings = [torch.tensor([each[row] for row in rows], device=device) for each in (top_ps, top_ks, uniforms)]
+    for row, token in zip(rows, _draw(scaled, *settings, width=_HEAD), strict=True):
+        chosen[row] = token
     return chosen
 
 
-def _invert(cumulative: torch.Tensor, top_p: float, top_k: int, number: float) -> int:
-    """Return the rank that `number` falls on within the nucleus of an ordered cumulative distribution."""
-    last = int(torch.searchsorted(cumulative, min(top_p, float(cumulative[-1]))))
-    last = min(last, len(cumulative) - 1, top_k - 1 if top_k > 0 else len(cumulative))
-    rank = int(torch.searchsorted(cumulative, number * float(cumulative[last]), right=True))
-    return min(rank, last)
+def _draw(
+    scaled: torch.Tensor, top_ps: torch.Tensor, top_ks: torch.Tensor, uniforms: torch.Tensor, width: int
+) -> list[int]:
+    """Invert each row's distribution over its `width` most likely tokens; rows whose nucleus is wider take more."""
+    size = scaled.shape[1]
+    width = min(width, size)
+    values, tokens = scaled.topk(width, dim=-1)
+    total = torch.logsumexp(scaled, dim=-1, keepdim=True)
+    cumulative = (values - total).exp().cumsum(dim=-1)
+    # The nucleus ends at the first token with which it reaches top_p, or behind top_k of them.
+    last = (cumulative < top_ps.unsqueeze(1)).sum(dim=-1).clamp(max=width - 1)
+    last = torch.where(top_ks > 0, torch.minimum(last, top_ks - 1), last)
+    targets = uniforms.unsqueeze(1) * cumulative.gather(1, last.unsqueeze(1))
+    ranks = torch.minimum((cumulative <= targets).sum(dim=-1), last)
+    drawn = tokens.gather(1, ranks.unsqueeze(1)).squeeze(1).tolist()
+    if width < size:
+        wide = (cumulative[:, -1] < top_ps) & ((top_ks == 0) | (top_ks > width))
+        for row in wide.nonzero().squeeze(1).tolist():
+            # One by one: a number's last bit may depend on where in a tensor of another size it stands.
+            settings = [each[row : row + 1] for each in (top_ps, top_ks, uniforms)]
+            drawn[row] = _draw(scaled[row : row + 1], *settings, width=16 * width)[0]
+    return drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import torch
 
 from btlib.errors import BtlibError
 from btlib.lm.attention import Prefix
-from btlib.lm.lanes import DecodePass, Job, Lane, PromptPass
+from btlib.lm.lanes import DecodePass, Job, Lane, PromptPass, in_passes, kept_tokens
+from btlib.lm.memory import Budget, Prefixes, budget, token_bytes
 from btlib.lm.sampling import pick, uniform
 from btlib.lm.weights import Weights
 
@@ -28,7 +29,7 @@ class Scheduler:
     """Continuous batching over `slots` rows. `submit` may be called from any thread; all else runs in the one thread.
 
     `adapter_of(model_id)` gives the PEFT folder of an id, or None for the base weights. `ends(job)` says why a job
-    with its newest token is finished ("stop", "length"), or None.
+    with its newest token is finished ("stop", "length"), or None. A request that finds no room within `limits` waits.
     """
 
     def __init__(
@@ -38,16 +39,17 @@ class Scheduler:
         adapter_of: Callable[[str], Path | None],
         ends: Callable[[Job], str | None],
         slots: int = 64,
-        prefix_bytes: int = 512 << 20,
+        limits: Budget | None = None,
     ):
-        self.weights = Weights(model)
-        self.slots, self.prefix_bytes = slots, prefix_bytes
-        self._adapter_of, self._ends = adapter_of, ends
         self._device = model.device
+        self.limits = limits or budget(self._device)
+        self.weights = Weights(model, self.limits.adapters)
+        self.slots, self._token_bytes = slots, token_bytes(model)
+        self._adapter_of, self._ends = adapter_of, ends
         self._waiting: deque[Job] = deque()
         self._running: dict[tuple, Job] = {}  # waiting and active jobs, so that a repeated request joins the first
         self._lanes: dict[str, Lane] = {}
-        self._prefixes: OrderedDict[tuple, Prefix] = OrderedDict()
+        self.prefixes = Prefixes(self.limits.prefixes)
         self._changed = threading.Condition()
         self.closed = False
         self._counts: Counter[str] = Counter()
@@ -61,8 +63,9 @@ class Scheduler:
                 raise EngineClosed("the engine is closed; call load_lm again")
             self._counts["requests"] += 1
             self._by_model[job.model_id] += 1
-            first = self._running.setdefault(job.key, job)
-            if first is job:
+            first = self._running.get(job.key)
+            if first is None or first.future.cancelled():
+                self._running[job.key] = first = job
                 self._counts["tokens_in"] += len(job.ids)
                 self._waiting.append(job)
                 if self._thread is None:
@@ -70,8 +73,17 @@ class Scheduler:
                     self._thread.start()
                 self._changed.notify()
             else:
+                first.waiters += 1
                 self._counts["repeated"] += 1
             return first
+
+    def abandon(self, job: Job) -> None:
+        """Say that one caller waits no longer for a job; its work stops when no other does."""
+        with self._changed:
+            job.waiters -= 1
+            if job.waiters < 1 and not job.future.cancel():
+                job.abandoned = True
+                self._forget(job)
 
     def counters(self) -> dict:
         """Return a snapshot of what was done so far; times in seconds."""
@@ -82,11 +94,7 @@ class Scheduler:
         found = {name: int(counts.get(name, 0)) for name in names}
         found["seconds"] = float(counts.get("seconds", 0.0))
         found["occupancy"] = found["rows"] / found["steps"] if found["steps"] else 0.0
-        return {**found, "slots": self.slots, "by_model": by_model, "prefix_bytes": self.prefix_bytes_used}
-
-    @property
-    def prefix_bytes_used(self) -> int:
-        return sum(prefix.nbytes for prefix in list(self._prefixes.values()))
+        return {**found, "slots": self.slots, "by_model": by_model, "prefix_bytes": self.prefixes.nbytes}
 
     def close(self) -> None:
         """Fail every request that is not answered yet, and end the thread. Closing twice does nothing."""
@@ -116,7 +124,7 @@ class Scheduler:
                 self._drop(error)
             self._count(seconds=time.perf_counter() - start)
         self._lanes.clear()
-        self._prefixes.clear()
+        self.prefixes.clear()
         for job in unanswered:
             self._fail(job, EngineClosed("the engine was closed before it answered; call load_lm again"))
 
@@ -125,22 +133,23 @@ class Scheduler:
             self._counts.update(more)
 
     def _admit(self) -> list[list[Job]]:
-        """Take waiting jobs for the free rows, in batches of one model id and at most `_PROMPT_TOKENS` own tokens."""
-        batches: dict[str, list[list[Job]]] = {}
+        """Take waiting jobs for the free rows, in the order they came; return them as the passes that feed them."""
+        rows, admitted = [job for lane in self._lanes.values() for job in lane.jobs], []
         with self._changed:
-            free = self.slots - sum(len(lane.jobs) for lane in self._lanes.values())
-            while free > 0 and self._waiting:
-                job = self._waiting.popleft()
-                if not job.future.set_running_or_notify_cancel():
-                    self._running.pop(job.key, None)
-                    continue
-                free -= 1
-                chunks = batches.setdefault(job.model_id, [[]])
-                longest = max([len(other.own_ids) for other in [*chunks[-1], job]])
-                if chunks[-1] and longest * (len(chunks[-1]) + 1) > _PROMPT_TOKENS:
-                    chunks.append([])
-                chunks[-1].append(job)
-        return [chunk for chunks in batches.values() for chunk in chunks]
+            while self._waiting and len(rows) < self.slots:
+                job = self._waiting[0]
+                if rows and not job.future.done() and not self._fits([*rows, job]):
+                    break
+                self._waiting.popleft()
+                if job.future.done() or not (job.future.running() or job.future.set_running_or_notify_cancel()):
+                    self._forget(job)
+                else:
+                    rows.append(job)
+                    admitted.append(job)
+        return in_passes(admitted, _PROMPT_TOKENS)
+
+    def _fits(self, jobs: list[Job]) -> bool:
+        return not any(job.alone for job in jobs) and kept_tokens(jobs) * self._token_bytes <= self.limits.rows
 
     def _prefill(self, jobs: list[Job]) -> None:
         """Feed the prompts of new jobs of one model and pick their first tokens; a job that fails fails alone."""
@@ -167,19 +176,33 @@ class Scheduler:
     def _decode(self, model_id: str) -> None:
         """Grow every row of a lane by one token."""
         lane = self._lanes[model_id]
+        for row in reversed(range(len(lane.jobs))):
+            if lane.jobs[row].abandoned:
+                self._fail(lane.jobs[row], BtlibError("nobody waits for this answer any more"))
+                lane.remove(row)
         if lane.jobs:
             try:
                 self.weights.use(model_id, self._adapter_of(model_id))
                 logits = self._forward(DecodePass(lane, self._device))
             except Exception as error:
-                for job in lane.jobs:
-                    self._fail(job, error)
+                if len(lane.jobs) == 1:
+                    self._fail(lane.jobs[0], error)
+                else:
+                    self._separate(lane.jobs)
                 lane.jobs.clear()
             else:
                 self._count(steps=1, rows=len(lane.jobs))
                 self._advance(model_id, logits, first_row=0)
         if not lane.jobs:
             del self._lanes[model_id]
+
+    def _separate(self, jobs: list[Job]) -> None:
+        """Begin again with jobs whose batch failed, one at a time, so that only those fail that fail alone."""
+        for job in jobs:
+            job.alone = True
+            job.new.clear()
+        with self._changed:
+            self._waiting.extendleft(reversed(jobs))
 
     def _forward(self, batch: Prefix | PromptPass | DecodePass) -> torch.Tensor:
         """Run the model over one pass and return the logits (rows, vocabulary) in fp32, padding rows included."""
@@ -192,17 +215,13 @@ class Scheduler:
             job.prefix_length = 0
             return None
         ids = job.ids[: job.prefix_length]
-        key = (job.model_id, tuple(ids))
-        found = self._prefixes.get(key)
-        if found is not None:
-            self._prefixes.move_to_end(key)
+        prefix = self.prefixes.find(job.model_id, ids)
+        if prefix is not None:
             self._count(tokens_reused=len(ids))
-            return found
+            return prefix
         prefix = Prefix(ids, self._device)
         self._forward(prefix)
-        self._prefixes[key] = prefix
-        while len(self._prefixes) > 1 and self.prefix_bytes_used > self.prefix_bytes:
-            self._prefixes.popitem(last=False)
+        self.prefixes.add(job.model_id, ids, prefix)
         return prefix
 
     def _advance(self, model_id: str, logits: torch.Tensor, first_row: int) -> None:
@@ -223,7 +242,7 @@ class Scheduler:
                 self._fail(job, BtlibError(f"{job.model_id} computed logits that are not finite; try dtype='float32'"))
             elif reason is not None:
                 with self._changed:
-                    self._running.pop(job.key, None)
+                    self._forget(job)
                 job.future.set_result((job.new, reason))
             else:
                 continue
@@ -239,7 +258,12 @@ class Scheduler:
 
     def _fail(self, job: Job, error: Exception) -> None:
         with self._changed:
-            self._running.pop(job.key, None)
+            self._forget(job)
             self._counts["failed"] += 1
         if not job.future.done():
             job.future.set_exception(error)
+
+    def _forget(self, job: Job) -> None:
+        """Take a job out of those that an equal request can join; call it with the lock held."""
+        if self._running.get(job.key) is job:
+            del self._running[job.key]

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import copy
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import dspy
 import pytest
 import torch
-from dspy.lm15 import Config, ContextLengthError, Message, ProviderError, Request, UnsupportedModelError
+from dspy.lm15 import (
+    Config,
+    ContextLengthError,
+    InvalidRequestError,
+    Message,
+    ProviderError,
+    Request,
+    UnsupportedModelError,
+)
 from dspy.utils.exceptions import ContextWindowExceededError
 from lm_fixtures import random_adapter, tiny_lm_folder
 from transformers import AutoModelForCausalLM
 
 from btlib.lm.checkpoint import check
 from btlib.lm.engine import Engine
-from btlib.lm.lanes import Job
+from btlib.lm.lanes import DecodePass, Job
+from btlib.lm.memory import Budget, budget, token_bytes
 from btlib.lm.registry import load_lm
 from btlib.lm.scheduler import Scheduler
 
@@ -29,7 +41,7 @@ def conversations(count: int, seed: int = 0) -> list[tuple[str, str]]:
     return [(SYSTEMS[i % 3], " ".join(draw.choices(words, k=draw.randrange(2, 40)))) for i in range(count)]
 
 
-def request(engine: Engine, system: str, user: str, model: str | None = None, **config) -> Request:
+def request(engine: Engine, system: str | None, user: str, model: str | None = None, **config) -> Request:
     config = {"max_tokens": 24, **config}
     return Request(
         model=model or engine.model_id, system=system, messages=(Message.user(user),), config=Config(**config)
@@ -161,7 +173,9 @@ def test_merged_adapters_are_bounded_and_leave_the_base_alone(engine, folder, tm
 
 
 def test_prefix_cache_is_shared_and_bounded(folder):
-    engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=4, prefix_bytes=100_000)
+    engine = Engine(
+        check("tiny", folder), device="cpu", dtype="float32", slots=4, limits=Budget(1 << 30, 100_000, 1 << 30)
+    )
     engine.complete(request(engine, SYSTEMS[0], "one"))
     assert engine.counters()["tokens_reused"] == 0
     engine.complete(request(engine, SYSTEMS[0], "two"))
@@ -171,6 +185,35 @@ def test_prefix_cache_is_shared_and_bounded(folder):
         engine.complete(request(engine, f"System {i}. " * 10, "three"))
     assert 0 < engine.counters()["prefix_bytes"] <= 100_000
     engine.close()
+
+
+def test_rows_stay_within_their_bytes(folder, monkeypatch):
+    """Room for 8 rows of the longest request, and 16 are asked for: the others wait."""
+    engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=16)
+    asked = [request(engine, s, u) for s, u in conversations(16)]
+    unbounded = answers(engine, asked)
+    width = max(engine._submit(each).width for each in asked)
+    limit = 12 * width * token_bytes(engine.scheduler.weights.model)
+    engine.scheduler.limits = Budget(limit, 1 << 30, 1 << 30)
+    kept = []
+    advance = Scheduler._advance
+
+    def watch(self, *arguments, **settings):
+        lanes = self._lanes.values()
+        kept.append((sum(len(lane.jobs) for lane in lanes), sum(t.nbytes for x in lanes for t in x.k + x.v)))
+        advance(self, *arguments, **settings)
+
+    monkeypatch.setattr(Scheduler, "_advance", watch)
+    assert answers(engine, asked) == unbounded
+    assert max(rows for rows, _ in kept) == 8 and 0 < max(size for _, size in kept) <= limit
+    engine.close()
+
+
+def test_what_is_kept_is_a_share_of_the_free_memory(monkeypatch):
+    monkeypatch.setattr("btlib.lm.memory.free_bytes", lambda device: 8 << 30)
+    assert budget(torch.device("cpu")) == Budget(2 << 30, 1 << 30, 1 << 30)
+    monkeypatch.undo()
+    assert 0 < budget(torch.device("cpu")).rows < 1 << 42
 
 
 def test_counters_count(folder):
@@ -193,6 +236,23 @@ def test_seed_decides_the_sample_and_prompt_stands_in_for_it(engine):
 
     assert ask(seed=1) == ask(seed=1) != ask(seed=2)
     assert ask() == ask() != ask(seed=1)
+
+
+def test_samples_follow_temperature_and_top_p(engine, folder):
+    """First tokens of 600 seeds, against the distribution that transformers would draw from."""
+    from transformers import TopPLogitsWarper
+
+    messages = [{"role": "system", "content": SYSTEMS[0]}, {"role": "user", "content": "How many?"}]
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logits = reference(torch.tensor([engine.chat.encode(messages)[0]])).logits[0, -1:]
+    chances = TopPLogitsWarper(0.97)(None, logits / 2.0).softmax(-1)[0]
+    settings = {"temperature": 2.0, "top_p": 0.97, "max_tokens": 1}
+    jobs = [engine._submit(request(engine, SYSTEMS[0], "How many?", seed=seed, **settings)) for seed in range(600)]
+    drawn = torch.bincount(torch.tensor([job.future.result(60)[0][0] for job in jobs]), minlength=len(chances))
+    assert (chances > 0).sum() > 4 and drawn[chances == 0].sum() == 0
+    spread = (600 * chances * (1 - chances)).sqrt()
+    assert ((drawn - 600 * chances).abs() <= 4.5 * spread + 1).all()
 
 
 def test_rollouts_and_n_give_other_samples(folder):
@@ -230,6 +290,17 @@ def test_prompt_longer_than_the_context_fails_alone(engine, folder):
         load_lm(str(folder), device="cpu", dtype="float32")("1 " * 600)
 
 
+def test_an_empty_prompt(engine, folder, monkeypatch):
+    """The template's own tokens are a prompt; where it has none, that is an error."""
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids, _ = engine.chat.encode([{"role": "user", "content": ""}])
+    out = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
+    assert engine.complete(request(engine, None, "")).message.text == engine.chat.decode(out)
+    monkeypatch.setattr(engine.chat.tokenizer, "chat_template", "{{ messages[-1]['content'] }}")
+    with pytest.raises(InvalidRequestError, match="the prompt is empty"):
+        engine.complete(Request(model=engine.model_id, messages=(Message.user(""),), config=Config()))
+
+
 def test_failure_in_the_model_fails_that_request_only(folder, monkeypatch):
     engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=8)
     poison = engine.chat.tokenizer.convert_tokens_to_ids("?")
@@ -247,6 +318,52 @@ def test_failure_in_the_model_fails_that_request_only(folder, monkeypatch):
     with pytest.raises(ProviderError, match="out of luck"):
         futures[1].result()
     assert engine.counters()["failed"] == 1
+    engine.close()
+
+
+def test_failure_in_a_shared_step_fails_the_request_that_causes_it(folder, monkeypatch):
+    engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=8)
+    asked = [request(engine, s, u) for s, u in conversations(6)]
+    before = answers(engine, asked)
+    poison = engine.chat.encode(
+        [{"role": "system", "content": SYSTEMS[2]}, {"role": "user", "content": asked[2].messages[0].text}]
+    )[0]
+    forward = Scheduler._forward
+
+    def fail(self, batch):
+        if isinstance(batch, DecodePass) and any(job.ids == poison for job in batch.lane.jobs):
+            raise RuntimeError("out of luck")
+        return forward(self, batch)
+
+    monkeypatch.setattr(Scheduler, "_forward", fail)
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(engine.complete, each) for each in asked]
+    errors = [future.exception() for future in futures]
+    assert "out of luck" in str(errors.pop(2)) and errors == [None] * 5
+    del futures[2], before[2]
+    assert [future.result().message.text for future in futures] == before and engine.counters()["failed"] == 1
+    engine.close()
+
+
+def test_a_request_that_takes_too_long_is_given_up(folder):
+    engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=1, timeout=0.05)
+    with ThreadPoolExecutor(2) as pool:  # one is being generated, one waits for its row
+        late = [pool.submit(engine.complete, request(engine, *c, max_tokens=480)) for c in conversations(3)[2:] * 2]
+        late += [pool.submit(engine.complete, request(engine, "Be brief.", "many", max_tokens=480))]
+    assert all("no answer within 0.05 s" in str(future.exception()) for future in late)
+    engine.timeout = None
+    assert engine.complete(request(engine, "Be brief.", "Ann?")).message.text
+    assert engine.counters()["tokens_out"] < 480
+    engine.close()
+
+
+def test_a_cancelled_request_leaves_the_others_alone(folder):
+    engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=1)
+    first = engine._submit(request(engine, "Be brief.", "Ann?", max_tokens=100))
+    cancelled, other = (engine._submit(request(engine, *c)) for c in conversations(2))
+    assert cancelled.future.cancel()
+    again = engine._submit(request(engine, *conversations(1)[0]))  # equal to the cancelled one
+    assert all(job.future.result(60)[0] for job in (first, other, again))
     engine.close()
 
 
@@ -313,3 +430,20 @@ def test_async_calls_work(folder):
 
     lm = load_lm(str(folder), device="cpu", dtype="float32").copy(cache=False, max_tokens=8)
     assert asyncio.run(lm.acall("How many?")) == lm("How many?")
+
+
+def test_a_program_can_end_while_requests_are_running(folder):
+    """An engine thread that is alive at the interpreter's end would abort the process."""
+    script = f"""
+import sys, threading, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_lm_engine import Engine, check, request
+engine = Engine(check("tiny", Path({str(folder)!r})), device="cpu", dtype="float32", slots=2)
+ask = lambda: engine.complete(request(engine, "Be brief.", "Ann?", max_tokens=480))
+threading.Thread(target=ask, daemon=True).start()
+while not engine.counters()["steps"]:
+    time.sleep(0.01)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "terminate" not in done.stderr
