@@ -116,8 +116,9 @@ def run_grid(options: argparse.Namespace) -> int:
     # As variables they reach the notebooks' processes too, which work in a folder of their own.
     for name, value in (("SOURCE", options.data), ("RETRIEVER", options.retriever), ("API_BASE", options.api_base)):
         if value:
-            there = "://" in value or not Path(value).expanduser().exists()
-            os.environ[f"BTLIB_{name}"] = value if there else str(Path(value).expanduser().resolve())
+            path = Path(value).expanduser()
+            local = "://" not in value and path.exists()
+            os.environ[f"BTLIB_{name}"] = str(path.resolve()) if local else value
     return grid(options, run)
 
 

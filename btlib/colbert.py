@@ -41,7 +41,8 @@ class ColBERT:
 
     `timeout` is in seconds, for a connection and for an answer; a request is tried `attempts` times, the pauses in
     between doubling from `pause` seconds up to 20 and drawn at random. Answers are kept in `cache` (default:
-    cache_dir()) as JSON, so a query goes out once. `failed` is the last error that no attempt mended, or "".
+    cache_dir()) as JSON, so a query goes out once. `failed` is the last error that no attempt mended, or ""; after
+    one, a request is tried once only, as the run is lost already.
     """
 
     def __init__(
@@ -78,9 +79,13 @@ class ColBERT:
         self._keep(path, {"query": query, "k": k, "passages": passages})
         return passages
 
+    def check(self) -> None:
+        """Search once, so that a URL that cannot work is known before anything runs."""
+        self.search("Who wrote Hamlet?", 1)
+
     def _ask(self, query: str, k: int) -> list[str]:
         again = Retrying(
-            stop=stop_after_attempt(self._attempts),
+            stop=stop_after_attempt(1 if self.failed else self._attempts),
             wait=wait_random_exponential(multiplier=self._pause, max=20),
             retry=retry_if_exception(_may_pass),
             reraise=True,

@@ -67,7 +67,9 @@ def check_inputs(specs: list[RunSpec], preset: Preset, runs: Path, fetch: bool =
     for task in dict.fromkeys(spec.task for spec in specs if fetch or preset.source != "hub"):
         from btlib.tasks import load_task  # loads DSPy
 
-        load_task(task, preset.source, preset.split(task), retriever=preset.retriever)
+        retriever = load_task(task, preset.source, preset.split(task), retriever=preset.retriever).retriever
+        if fetch and hasattr(retriever, "check"):
+            retriever.check()
     return stored
 
 

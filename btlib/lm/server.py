@@ -160,7 +160,8 @@ class ServerProvider(LoraProvider):
     """Tune the local checkpoint of a server's LM, and hand the server the adapter.
 
     What was trained is noted by rows and settings: where a server must be restarted with the adapter, the same command
-    finds it there and does not train again. `failed` is the last error of a server that was gone, or "".
+    finds it there and does not train again. `failed` is the error of a server that was gone, or "": no more is asked
+    of it then, as the run is lost; load the LM again when the server is back.
     """
 
     def __init__(self, server: Server):
@@ -189,6 +190,8 @@ class ServerLM(LocalLM):
     """A `dspy.LM` on a server. Requests carry a seed, so that a server that honours it answers the same again."""
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        if self.provider.failed:
+            raise BtlibError(self.provider.failed)
         settings = {**self.kwargs, **kwargs}
         if settings.get("seed") is None and settings.get("rollout_id") is None and "request" not in kwargs:
             kwargs["seed"] = 0

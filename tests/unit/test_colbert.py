@@ -2,15 +2,18 @@
 
 import copy
 import json
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from servers import serve
 
+from btlib.__main__ import main
 from btlib.colbert import ColBERT
 from btlib.errors import BtlibError
 from btlib.retrieval import load_retriever
+from btlib.sources import check_servers, describe
+from btlib.tasks import load_task
 
 
 def hits(method, path, given):
@@ -69,16 +72,18 @@ def test_passing_faults_are_tried_again_and_others_are_not(tmp_path):
 
 
 def test_a_server_that_does_not_answer_is_one_line(tmp_path):
-    def slow(method, path, given):
-        time.sleep(0.4)
+    done = threading.Event()
+
+    def silent(method, path, given):
+        done.wait(30)
         return hits(method, path, given)
 
-    with serve(slow) as server:
-        with pytest.raises(
-            BtlibError, match=r"ReadTimeout.*tried 2 times\); check the URL, or search a file"
-        ) as caught:
-            ColBERT(server.url, cache=tmp_path, timeout=0.05, attempts=2, pause=0.01).search("one", 1)
-        assert "\n" not in str(caught.value) and len(server.asked) == 2
+    with serve(silent) as server:
+        patient = ColBERT(server.url, cache=tmp_path, timeout=0.2, attempts=2, pause=0.01)
+        with pytest.raises(BtlibError, match=r"Timeout.*tried 2 times\); check the URL, or search a file") as caught:
+            patient.search("one", 1)
+        assert "\n" not in str(caught.value) and "Timeout" in patient.failed
+        done.set()
     with pytest.raises(BtlibError, match="ColBERTv2 at http://127.0.0.1.*ConnectError") as caught:
         ColBERT(server.url.replace("//", "//me:secret@"), cache=tmp_path, attempts=2, pause=0.01).search("one", 1)
     assert "secret" not in str(caught.value)
@@ -108,3 +113,30 @@ def test_many_threads_at_once(tmp_path):
         with ThreadPoolExecutor(16) as pool:
             found = list(pool.map(lambda i: retriever.search(f"q{i % 5}", 1), range(60)))
     assert found == [[f"q{i % 5} 1 | text"] for i in range(60)]
+
+
+def test_a_run_that_lost_its_server_is_refused_and_one_that_kept_it_names_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("BTLIB_CACHE", str(tmp_path))
+    with serve(hits) as server:
+        task = load_task("hotpotqa", retriever=server.url)
+        assert len(task.program().retriever.search("a", 3)) == 3
+        assert describe(task, None)["retriever"] == f"ColBERTv2 at {server.url}/api/search"
+        check_servers(task, None)
+    task.retriever._attempts = 1
+    with pytest.raises(BtlibError):
+        task.retriever.search("b", 3)
+    with pytest.raises(BtlibError, match="does not answer.*the run is not kept, the same command"):
+        check_servers(task, None)
+
+
+def test_the_grid_asks_the_server_before_anything_runs(tmp_path, monkeypatch, capsys):
+    for name in ("CACHE", "RETRIEVER", "SOURCE"):
+        monkeypatch.setenv(f"BTLIB_{name}", str(tmp_path) if name == "CACHE" else "")
+    with serve(lambda *_: (404, "no such page")) as server:
+        arguments = ["--preset", "smoke", "--tasks", "hotpotqa", "--runs", str(tmp_path / "runs")]
+        assert main(["grid", *arguments, "--retriever", f"{server.url}/wiki"]) == 2
+        assert len(server.asked) == 1
+    assert f"ColBERTv2 at {server.url}/wiki does not answer" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    assert main(["grid", *arguments, "--retriever", str(tmp_path / "none.tsv"), "--dry-run"]) == 2
+    assert "none.tsv" in capsys.readouterr().err

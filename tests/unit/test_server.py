@@ -16,6 +16,7 @@ from lm_fixtures import tiny_lm_folder
 from run_fixtures import data_folder
 from servers import serve
 
+from btlib.__main__ import main
 from btlib.errors import BtlibError
 from btlib.evaluation import vanilla_state
 from btlib.lm import ForgivingChatAdapter, load_lm, server
@@ -231,6 +232,16 @@ def test_a_server_that_goes_leaves_no_run(grid, tmp_path, monkeypatch):
     with pytest.raises(BtlibError, match="out of memory.*the run is not kept"):
         execute(spec(""), tmp_path / "runs")
     assert not list((tmp_path / "runs").rglob("run.json"))
+
+
+def test_a_grid_passes_the_servers_url_on(cache, monkeypatch, tmp_path, capsys):
+    for name in server.VARIABLES:
+        monkeypatch.setenv(name, "")
+    with serve(StandIn("some/lm")) as http:
+        grid = ["grid", "--preset", "smoke", "--tasks", "iris", "--runs", str(tmp_path), "--api-base", http.url]
+        assert main([*grid, "--models", "openai/other"]) == 2  # asked before anything runs
+        assert "it lists some/lm" in capsys.readouterr().err
+    assert os.environ["BTLIB_API_BASE"] == http.url and not list(tmp_path.rglob("run.json"))
 
 
 @pytest.mark.slow

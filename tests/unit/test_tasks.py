@@ -335,6 +335,14 @@ def test_with_a_retriever_the_fullwiki_questions_do(tmp_path, form):
     assert load_task("hotpotqa", tmp_path, split=SMALL).retriever.passages == task.retriever.passages
 
 
+def test_the_hubs_fullwiki_questions_with_a_retriever(monkeypatch, tmp_path):
+    publish_on_hub(monkeypatch)
+    passages = tmp_path / "wiki.tsv"
+    passages.write_text("Title\tA text.\n")
+    task = load_task("hotpotqa", "hub", split=SMALL, retriever=passages)
+    assert task.retriever.passages == ("Title | A text.",) and len(task.train) == 5
+
+
 def test_a_retriever_replaces_the_minis_own_and_other_tasks_have_none(tmp_path):
     write_hotpotqa(tmp_path)
     (tmp_path / "wiki.tsv").write_text("Title\tA text.\n")
