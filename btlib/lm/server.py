@@ -22,11 +22,11 @@ from dspy.utils import exceptions as errors
 from btlib.colbert import public
 from btlib.errors import BtlibError
 from btlib.files import whole_folder, write_json
-from btlib.lm.checkpoint import adapter_hash, find
+from btlib.lm.checkpoint import Checkpoint, adapter_hash, find
 from btlib.lm.lora import TrainReport, train_lora
 from btlib.lm.provider import LoraProvider
 from btlib.lm.registry import LocalLM
-from btlib.paths import cache_dir
+from btlib.paths import cache_dir, data_dir
 
 if TYPE_CHECKING:
     from btlib.presets import Preset
@@ -168,8 +168,13 @@ class ServerProvider(LoraProvider):
         super().__init__(server)
         self.failed = ""
 
+    def base(self) -> Checkpoint:
+        """Return the local checkpoint of the server's LM: a known name, or a folder (also one beside data/)."""
+        beside = data_dir().parent / self.engine.name  # a notebook of the grid does not run where the command did
+        return find(str(beside) if beside.is_dir() else self.engine.name)
+
     def train(self, rows: list[dict[str, Any]], out_dir: Path, start: Path | None, settings: dict) -> TrainReport:
-        base = find(self.engine.name)
+        base = self.base()
         told = [rows, settings, str(base.folder), adapter_hash(start) if start else None]
         key = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
         note = cache_dir() / "adapters" / f"trained-{key}.json"

@@ -20,7 +20,7 @@ from btlib.__main__ import main
 from btlib.errors import BtlibError
 from btlib.evaluation import vanilla_state
 from btlib.lm import ForgivingChatAdapter, load_lm, server
-from btlib.lm.server import Server
+from btlib.lm.server import Server, ServerProvider
 from btlib.optimize import optimize_prompts
 from btlib.presets import Split, load_preset
 from btlib.runs import execute, make_spec
@@ -122,6 +122,16 @@ def test_the_key_comes_from_the_environment_and_the_record_holds_no_password(cac
     assert found.key == "sk-1"
     found.models = lambda: ["a"]
     assert found.describe() == {"url": "http://127.0.0.1:9/v1", "model": "a", "lists": ["a"]}
+
+
+def test_the_local_checkpoint_of_a_servers_lm(tmp_path, monkeypatch):
+    there = tiny_lm_folder(tmp_path)
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("BTLIB_DATA", str(tmp_path / "data"))
+    for name in (there.name, str(there)):
+        assert ServerProvider(Server(f"openai/{name}", "http://127.0.0.1:9")).base().folder == there
+    with pytest.raises(BtlibError, match="unknown LM 'nothing'"):
+        ServerProvider(Server("openai/nothing", "http://127.0.0.1:9")).base()
 
 
 def finetune(lm, out):
