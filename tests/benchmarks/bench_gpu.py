@@ -28,6 +28,7 @@ from btlib.lm.checkpoint import best_dtype, check
 from btlib.lm.engine import Engine, best_device
 from btlib.lm.known import KNOWN, Shape, known
 from btlib.lm.lora import train_lora
+from btlib.lm.quiet import without_bars
 from btlib.machine import cpu_name
 from btlib.paths import data_dir
 from btlib.presets import load_preset
@@ -131,6 +132,7 @@ def peak_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+@without_bars()
 def main() -> None:
     names = [entry.name for entry in KNOWN if entry.shape]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -180,10 +182,10 @@ def main() -> None:
         "LM": f"{given.shape}, {shape.weights / 1e6:,.1f} M random weights",
         f"generation, {count} requests, {new} new tokens each": f"{statistics.median(rates):,.0f} tokens/s",
         "times transformers' generate, same batch, left-padded": ratio,
-        "generation, 2 FLOPs a weight and token": f"{generated / 1e12:.3f} TFLOP/s",
+        "generation, 2 FLOPs a weight and token": f"{generated / 1e12:.3g} TFLOP/s",
         f"LoRA training, micro-batch {micro}"
         + (", checkpointing" if checkpointing else ""): f"{trained:,.0f} tokens/s",
-        f"training, {6 if checkpointing else 4} FLOPs a weight and token": f"{learnt / 1e12:.3f} TFLOP/s",
+        f"training, {6 if checkpointing else 4} FLOPs a weight and token": f"{learnt / 1e12:.3g} TFLOP/s",
         "peak memory, generation" + (" with the peer's weights" if theirs else ""): f"{generation_peak:.1f} GiB",
         "peak memory, training beside the engine": f"{training_peak:.1f} GiB",
         "GPU hours of the paper's grid at this rate": hours if gpu else "not yet measured: this ran on a CPU",

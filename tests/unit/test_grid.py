@@ -103,6 +103,19 @@ def test_the_papers_grid_is_216_runs_in_prefix_order_with_hours_that_say_what_th
     assert "complete" in dry_run(specs[:8], {specs[0]}).splitlines()[2]
 
 
+def test_a_dry_run_of_the_papers_grid_needs_no_network_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    from btlib.__main__ import main
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)  # whoever calls it fails
+    for models in ([], ["--models", "mistral-7b", "llama-2-7b", "llama-3-8b"]):  # short names are the same LMs
+        assert main(["grid", "--preset", "paper", "--dry-run", "--runs", str(tmp_path / "out"), *models]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("216 runs, 0 complete") and "meta-llama/Llama-2-7b-chat-hf, seed 2" in out
+    assert not (tmp_path / "out").exists()
+
+
 def test_runs_fail_alone_and_take_along_only_what_starts_from_them(world, tmp_path, monkeypatch):
     monkeypatch.setenv("FAIL", "w")
     specs = plan(SMOKE, ["iris"], strategies=[("p",), ("w", "p")])
@@ -136,7 +149,7 @@ import btlib.command, btlib.grid
 from btlib.__main__ import main
 whole = btlib.grid.run_grid
 btlib.grid.run_grid = lambda specs, runs, workers, watch: whole(specs, runs, workers, watch, Path(sys.argv[1]))
-btlib.command.check_inputs = lambda *a: set()
+btlib.command.check_inputs = lambda *a, **k: set()
 sys.exit(main(["grid", "--preset", "smoke", "--tasks", "iris", "--strategies", "p", "--runs", sys.argv[2]]))
 """
 
