@@ -14,8 +14,10 @@ from btlib.pocket.families import Drawn
 IRIS_FEATURES = {"petal_length", "petal_width", "sepal_length", "sepal_width"}
 
 
-def _value(rng: random.Random, mean: float, spread: float, whole: bool) -> str:
-    number = max(mean + rng.gauss(0, spread), 0.1)
+def value(rng: random.Random, drawn: tuple[list[float], float, bool], index: int) -> str:
+    """Draw a feature's value for the class at `index`, as it is written."""
+    means, spread, whole = drawn
+    number = max(means[index] + rng.gauss(0, spread), 0.1)
     return str(round(number)) if whole else f"{number:.1f}"
 
 
@@ -23,9 +25,9 @@ def classify(rng: random.Random, count: int) -> Drawn:
     """Draw a classification task: two to four classes, one to five features, one of which is looked at."""
     easy = rng.random() < 0.4
     labels = w.label_words(rng, 2 if easy else rng.choice((2, 3, 3, 3, 4)))
-    features = _features(rng, rng.choice((1, 2)) if easy else rng.choice((2, 3, 4, 4, 4, 5)))
+    features = feature_names(rng, rng.choice((1, 2)) if easy else rng.choice((2, 3, 4, 4, 4, 5)))
     key = features[0] if rng.random() < 0.4 else rng.choice(features)
-    shape = {f: _shape(rng, len(labels), key == f, easy) for f in features}
+    shapes = {f: shape(rng, len(labels), key == f, (0.04, 0.1 if easy else 0.22)) for f in features}
     unit, being, kind = rng.choice(w.UNITS), rng.choice(w.BEINGS), rng.choice(w.KINDS)
     style = rng.choice(("value", "value", "value", "jump"))
     examples: list[dict] = []
@@ -33,7 +35,7 @@ def classify(rng: random.Random, count: int) -> Drawn:
     if count > 2 and rng.random() < 0.8:  # the target's class is mostly among the demonstrations
         order[-1] = rng.choice(order[:-1])
     for index in order:
-        row = {f: _value(rng, shape[f][0][index], shape[f][1], shape[f][2]) for f in features}
+        row = {f: value(rng, shapes[f], index) for f in features}
         text = f"The {key} is {row[key]}." if style == "value" else "It looks like one of them."
         examples.append({**row, "reasoning": text, "answer": labels[index]})
     output = "answer" if rng.random() < 0.7 else rng.choice(("label", "class", "prediction", kind))
@@ -70,13 +72,13 @@ def _nearest(key: str, output: str, examples: list[dict]) -> str:
     return near[output]
 
 
-def _features(rng: random.Random, count: int) -> list[str]:
+def feature_names(rng: random.Random, count: int) -> list[str]:
     """Draw feature names such as leaf_length; half the time every part comes with the same measures, as in Iris."""
     if count == 4 and rng.random() < 0.5:
         parts, measures = rng.sample(w.PARTS, 2), rng.sample(w.MEASURES, 2)
         names = [f"{a}_{m}" for a in parts for m in measures]
         if set(names) == IRIS_FEATURES:  # Iris is for evaluation: no document may look like one of its prompts
-            return _features(rng, count)
+            return feature_names(rng, count)
     else:
         names = []
         while len(names) < count:
@@ -86,15 +88,18 @@ def _features(rng: random.Random, count: int) -> list[str]:
     return names
 
 
-def _shape(rng: random.Random, classes: int, key: bool, easy: bool) -> tuple[list[float], float, bool]:
-    """Draw one feature's class means, its spread and whether it is in whole numbers; the key feature separates best."""
+def shape(rng: random.Random, classes: int, key: bool, spreads: tuple[float, float]) -> tuple[list[float], float, bool]:
+    """Draw one feature's class means, its spread and whether it is in whole numbers; the key feature separates best.
+
+    `spreads` is the range of the key feature's standard deviation, as a share of the gap between two classes' means.
+    """
     whole = rng.random() < 0.25
     low, span = (rng.uniform(5, 30), rng.uniform(25, 60)) if whole else (rng.uniform(0.5, 5), rng.uniform(3, 6.5))
     means = [low + span * i / max(classes - 1, 1) for i in range(classes)]
     rng.shuffle(means)
     gap = span / max(classes - 1, 1)
     if key:
-        spread = gap * rng.uniform(0.04, 0.1 if easy else 0.22)
+        spread = gap * rng.uniform(*spreads)
     else:
         spread = gap * rng.uniform(0.05, 0.4) if rng.random() < 0.5 else span * rng.uniform(0.4, 1.0)
     return means, spread, whole

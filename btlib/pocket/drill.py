@@ -1,22 +1,27 @@
-"""Teach copying first: lists of words that come twice, of growing length and distance.
+"""Drill two skills in dense lists: copying before all else, classification in the middle of pre-training.
 
 Everything that the embedded LM is for needs a token to be found again and what followed it to be copied (an induction
-head). On documents alone that came late; these lists started it (data/pocket-lm/README.md). Their lengths vary, because
-a list of one length can be repeated by attending a fixed number of tokens back, which is of no use.
+head). On documents alone that came late; lists of words that come twice started it (data/pocket-lm/README.md). Their
+lengths vary, because a list of one length can be repeated by attending a fixed number of tokens back, which is of no
+use. Classification came later still: a document has at most seven labels to learn from. Here a list of numbers and
+labels, in the forms that documents have, teaches a label every dozen tokens.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from btlib.pocket import classes
 from btlib.pocket import words as w
 from btlib.pocket.batches import autocast
 
-ROWS, LONGEST = 64, 24
+ROWS = {"copying": 64, "classes": 20}  # a step, over all processes
+TOP = 8  # levels of difficulty
 
 
 @dataclass(frozen=True)
@@ -42,37 +47,70 @@ def word_list(tokenizer: PreTrainedTokenizerFast) -> WordList:
     return WordList(bare, tuple(bare), tuple(one(d) for d in "0123456789"), separators, len(tokenizer))
 
 
-def row(rng: random.Random, words: WordList, length: int, gap: int) -> tuple[list[int], int]:
-    """Draw a list, other words, and the list again from some place on; returns ids and where the copy starts."""
+def copy_row(rng: random.Random, words: WordList, level: int) -> tuple[list[int], list[bool]]:
+    """Draw a list, other words, and the list again from some place on; returns ids, and which are to be learned."""
 
     def token() -> int:
         if rng.random() < 0.8:
             return rng.choice(words.spaced)
         return rng.choice(words.digits) if rng.random() < 0.5 else rng.randrange(10, words.size)
 
-    first = [token() for _ in range(length)]
-    between = [rng.choice(words.spaced) for _ in range(gap)] + [rng.choice(words.separators)]
-    again = first[rng.randrange(0, max(1, length - 4)) :]
+    first = [token() for _ in range(rng.randint(4, 8 + 2 * level))]
+    between = [rng.choice(words.spaced) for _ in range(rng.randint(0, 2 * level))] + [rng.choice(words.separators)]
+    again = first[rng.randrange(0, max(1, len(first) - 4)) :]
     if rng.random() < 0.5:  # as at the start of a line
         again = [words.bare.get(again[0], again[0]), *again[1:]]
-    return first + between + again, length + len(between)
+    learned = [False] * (len(first) + len(between) + 1) + [True] * (len(again) - 1)
+    return first + between + again, learned
+
+
+def class_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast, level: int) -> tuple[list[int], list[bool]]:
+    """Draw a list of measured things with their labels; a label that the list has had before is to be learned."""
+    labels = w.label_words(rng, rng.randint(2, 2 + level // 3))
+    count = 1 if level < 2 else rng.randint(1, 1 + level // 2)
+    features, spreads = classes.feature_names(rng, count), (0.02, 0.06 + 0.02 * level)
+    key = rng.choice(features)
+    shapes = {f: classes.shape(rng, len(labels), f == key, spreads) for f in features}
+    said, output = rng.random() < 0.5, rng.choice(("answer", "label", "class"))
+    bare = level < 4 and rng.random() < 0.5
+    ids, learned, seen = [], [], set()
+    for _ in range(rng.randint(6, 12 + level)):
+        index = rng.randrange(len(labels))
+        values = {f: classes.value(rng, shapes[f], index) for f in features}
+        text = "".join(f"[[ ## {f} ## ]]\n{v}\n\n" for f, v in values.items()) if not bare else values[key]
+        if not bare and said:
+            text = (text if len(features) > 1 else "") + f"The {key} is {values[key]}.\n\n"
+        text += " " if bare else f"[[ ## {output} ## ]]\n"
+        before = tokenizer.encode(text.rstrip(" "))
+        label = tokenizer.encode((" " if bare else "") + labels[index])
+        after = tokenizer.encode("\n\n")
+        ids += [*before, *label, *after]
+        learned += [False] * len(before) + [index in seen] + [False] * (len(label) - 1 + len(after))
+        seen.add(index)
+    return ids, learned
 
 
 def drill(
-    model, optims: list, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, share=list, rank=0, ranks=1
-) -> list:
-    """Train on lists, longer and further apart as copying succeeds; returns the accuracy of each step (0 to 1).
+    model,
+    optims: list,
+    draw: Callable[[random.Random, int], tuple[list[int], list[bool]]],
+    seed: str,
+    steps: int,
+    rows: int = 16,
+    share: Callable[[list[float]], list[float]] = list,
+    goal: float = 0.85,
+) -> list[float]:
+    """Train on rows that `draw(rng, level)` makes, harder as they succeed; returns the accuracy of each step (0 to 1).
 
-    Stops after `steps` steps, or as soon as the longest lists are copied. `share(numbers)` averages the gradients over
-    the processes, each of which draws its own lists, and returns the numbers' means.
+    Stops after `steps` steps, or as soon as `goal` is reached at the top level. `share(numbers)` averages the gradients
+    over the processes, each of which draws rows of its own, and returns the numbers' means.
     """
-    rng, words = random.Random(f"drill:{seed}:{rank}"), word_list(tokenizer)
-    longest, gap, recent, seen = 8, 0, 0.0, []
-    while len(seen) < steps and not (longest >= LONGEST and recent > 0.85):
-        rows = [row(rng, words, rng.randint(4, longest), rng.randint(0, gap)) for _ in range(ROWS // ranks)]
-        width = max(len(ids) for ids, _ in rows)
-        ids = torch.tensor([r + [0] * (width - len(r)) for r, _ in rows])
-        keep = torch.tensor([[start < j < len(r) for j in range(1, width)] for r, start in rows])
+    rng, level, recent, seen = random.Random(seed), 0, 0.0, []
+    while len(seen) < steps and not (level == TOP and recent > goal):
+        drawn = [draw(rng, level) for _ in range(rows)]
+        width = max(len(ids) for ids, _ in drawn)
+        ids = torch.tensor([r + [0] * (width - len(r)) for r, _ in drawn])
+        keep = torch.tensor([learned[1:] + [False] * (width - len(learned)) for _, learned in drawn])
         ids, keep = ids.to(model.device), keep.to(model.device)
         with autocast(model.device.type):
             logits = model.lm_head(model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][keep])
@@ -84,6 +122,6 @@ def drill(
             optim.step()
             optim.zero_grad()
         recent = 0.9 * recent + 0.1 * seen[-1]
-        if recent > 0.75 and longest < LONGEST:
-            longest, gap, recent = longest + 2, min(gap + 2, 16), 0.9 * recent
+        if recent > 0.75 and level < TOP:
+            level, recent = level + 1, 0.9 * recent
     return seen

@@ -9,7 +9,7 @@ import pytest
 from dspy.adapters import ChatAdapter
 
 from btlib.errors import BtlibError
-from btlib.pocket import batches, checkpoint, corpus, families, pretrain, problems, tokenizer
+from btlib.pocket import batches, checkpoint, corpus, drill, families, pretrain, problems, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -169,25 +169,30 @@ def test_a_perfect_reader_is_surer_with_demonstrations():
     assert readable(0) < readable(6) <= 90
 
 
-def test_the_drill_repeats_a_list_after_other_words(small_tokenizer):
-    from btlib.pocket import drill
-
+def test_the_copying_drill_repeats_a_list_after_other_words(small_tokenizer):
     words = drill.word_list(small_tokenizer)
     for seed in range(30):
-        ids, start = drill.row(random.Random(seed), words, length=9, gap=4)
-        copy = [next((s for s, b in words.bare.items() if b == ids[start]), ids[start]), *ids[start + 1 :]]
-        plain = [ids[start], *ids[start + 1 :]]
-        assert ids[9 - len(plain) : 9] in (copy, plain)
-        assert start == 9 + 4 + 1
+        ids, learned = drill.copy_row(random.Random(seed), words, level=3)
+        start = learned.index(True)  # the copy's second word, the first that can be known
+        copy = ids[start:]
+        assert any(ids[i : i + len(copy)] == copy for i in range(start - len(copy)))
+
+
+def test_the_class_drill_teaches_labels_that_came_before(small_tokenizer):
+    for seed in range(20):
+        ids, learned = drill.class_row(random.Random(seed), small_tokenizer, level=seed % 9)
+        assert len(ids) == len(learned)
+        for i, flag in enumerate(learned):
+            assert not flag or ids[i] in ids[:i]
 
 
 def test_the_drill_trains(small_tokenizer):
     import torch
 
-    from btlib.pocket import drill
-
     torch.manual_seed(0)
     model = pretrain.make_model("pocket", len(small_tokenizer))
     before = model.lm_head.weight.detach().clone()
-    seen = drill.drill(model, pretrain.optimizers(model, pretrain.Recipe()), small_tokenizer, seed=0, steps=2)
+    words = drill.word_list(small_tokenizer)
+    optims = pretrain.optimizers(model, pretrain.Recipe())
+    seen = drill.drill(model, optims, lambda rng, level: drill.copy_row(rng, words, level), "0", steps=2)
     assert len(seen) == 2 and not torch.equal(before, model.lm_head.weight)
