@@ -281,3 +281,22 @@ def test_adapter_folder_is_replaced_whole(folder, tmp_path):
     report = train_lora(folder, rows(4), tmp_path / "a", **FAST)
     assert not (report.path / "stale.txt").exists()
     assert json.loads((report.path / "adapter_config.json").read_text())["r"] == FAST["rank"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_that_is_really_full_halves_the_micro_batch(tmp_path):
+    """Bounded by a fraction of the GPU: a whole batch's activations are too much, a part of them is not."""
+    large = tiny_lm_folder(tmp_path, hidden_size=1024, intermediate_size=4096, num_hidden_layers=8)
+    long = [answer for i in range(16) for answer in rows(1, f"{i} " * 100)]
+    settings = {**FAST, "epochs": 1, "batch_size": 16, "bf16": False}
+    whole = train_lora(large, long, tmp_path / "a", **settings)
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.7 * peak / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        halved = train_lora(large, long, tmp_path / "b", **settings)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert halved.micro_batch_size < whole.micro_batch_size == 16
+    assert torch.allclose(torch.tensor(halved.losses), torch.tensor(whole.losses), rtol=1e-2)
