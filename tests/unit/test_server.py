@@ -12,7 +12,7 @@ import dspy
 import httpx
 import pytest
 from fakes import reply, write_gsm8k
-from lm_fixtures import tiny_lm_folder
+from lm_fixtures import random_adapter, tiny_lm_folder
 from run_fixtures import data_folder
 from servers import serve
 
@@ -188,10 +188,10 @@ def test_a_server_that_answers_to_any_name_is_not_believed(cache, tmp_path):
         def chat(self, given):
             return super().chat(given | {"model": self.names[0]})
 
-    name = f"openai/{tiny_lm_folder(tmp_path)}"
-    with serve(Careless(name.removeprefix("openai/"), takes_adapters=False)) as http:
+    adapter = random_adapter(tiny_lm_folder(tmp_path), tmp_path / "adapter")
+    with serve(Careless("some/lm", takes_adapters=False)) as http:
         with pytest.raises(BtlibError, match="takes no adapter"):
-            finetune(load_lm(name, api_base=http.url), tmp_path / "adapter")
+            load_lm("openai/some/lm", adapter=adapter, api_base=http.url)
 
 
 def test_a_refused_adapter_gives_the_servers_own_words(cache, tmp_path):
@@ -199,10 +199,10 @@ def test_a_refused_adapter_gives_the_servers_own_words(cache, tmp_path):
         def load(self, method, given):
             return super().load(method, {**given, "lora_path": "/elsewhere"})
 
-    name = f"openai/{tiny_lm_folder(tmp_path)}"
-    with serve(Blind(name.removeprefix("openai/"))) as http:
+    adapter = random_adapter(tiny_lm_folder(tmp_path), tmp_path / "adapter")
+    with serve(Blind("some/lm")) as http:
         with pytest.raises(BtlibError, match=r"404: No adapter found for /elsewhere\); it must see that folder"):
-            finetune(load_lm(name, api_base=http.url), tmp_path / "adapter")
+            load_lm("openai/some/lm", adapter=adapter, api_base=http.url)
 
 
 @pytest.fixture
