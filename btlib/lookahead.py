@@ -15,10 +15,12 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from threading import Lock
+from threading import Lock, Semaphore
+from typing import Any
 
 import dspy
 from dspy.teleprompt import BootstrapFewShotWithRandomSearch, LabeledFewShot
+from dspy.utils.callback import BaseCallback
 
 from btlib.bootstrap import Metric, copy_program
 from btlib.lm.adapter import ForgivingChatAdapter
@@ -41,14 +43,16 @@ def look_ahead(
 ) -> int:
     """Ask all that `search.compile(student, teacher=teacher, trainset=..., valset=...)` will ask; fill DSPy's cache.
 
-    Runs under the current DSPy settings, with an adapter of its own, so that failed parses are counted once. Up to
-    `search.num_threads` examples a candidate are in flight. Returns how many bootstrapping attempts were made. A
-    failure is left to the search itself, which meets it again.
+    Runs under the current DSPy settings, with an adapter of its own, so that failed parses are counted once, and with
+    at most `search.num_threads` LM calls at a time. Returns how many bootstrapping attempts were made. A failure is
+    left to the search itself, which meets it again.
     """
     ahead = _Attempts(search.metric, threads=len(trainset))
     seeds = range(-3, search.num_candidate_sets)
     chains = {seed: _chain(search, seed, student, teacher, trainset) for seed in seeds if seed >= -1}
-    with dspy.context(adapter=ForgivingChatAdapter()), ahead.pool, ThreadPoolExecutor(len(seeds)) as candidates:
+    callbacks = [*dspy.settings.callbacks, _Gate(search.num_threads or dspy.settings.num_threads)]
+    own = dspy.context(adapter=ForgivingChatAdapter(), callbacks=callbacks)
+    with own, ahead.pool, ThreadPoolExecutor(len(seeds)) as candidates:
 
         def candidate(seed: int) -> None:
             try:
@@ -79,6 +83,19 @@ def _chain(
         base = student if teacher is None else teacher
         teacher = LabeledFewShot(k=search.max_labeled_demos).compile(base.reset_copy(), trainset=examples)
     return teacher, examples, size
+
+
+class _Gate(BaseCallback):
+    """Let so many LM calls through at a time: each candidate evaluates with threads of its own."""
+
+    def __init__(self, calls: int):
+        self.free = Semaphore(calls)
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.free.acquire()
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+        self.free.release()
 
 
 class _Attempts:

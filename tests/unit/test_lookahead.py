@@ -76,30 +76,32 @@ def test_a_failing_call_changes_nothing_but_is_asked_again(sums, preset):
 
 
 class SlowEngine(FakeEngine):
-    """Take a while to answer, and keep how many requests were in flight at once for the training part T."""
+    """Take a while to answer, and keep how many requests were in flight at once: for T, and in all."""
 
-    now = most = 0
     watched: frozenset[str] = frozenset()
 
     def complete(self, request):
-        watched = field(request.messages[-1].text, "question") in self.watched
+        mine = ["all"] + ["T"] * (field(request.messages[-1].text, "question") in self.watched)
         with self.lock:
-            self.now += watched
-            self.most = max(self.most, self.now)
+            self.now.update(mine)
+            self.most |= self.now
         time.sleep(0.005)
         with self.lock:
-            self.now -= watched
+            self.now.subtract(mine)
         return super().complete(request)
 
 
-def test_bootstrapping_runs_in_parallel(sums, preset):
+def test_bootstrapping_runs_in_parallel_within_the_number_of_threads(sums, preset):
     most = []
+    preset = dataclasses.replace(preset, num_threads=8)
     for ahead in (False, True):
         lm = fake_lm(seldom, engine=SlowEngine)
+        lm.engine.now, lm.engine.most = Counter(), Counter()
         lm.engine.watched = frozenset(example.question for example in sums.train[: SPLIT.bootstrap])
         optimize_prompts(vanilla_state(sums, lm), sums, preset, 0, ahead=ahead)
         most.append(lm.engine.most)
-    assert most[0] == 1 and most[1] > 4
+    assert most[0]["T"] == 1 and most[1]["T"] >= 4
+    assert most[1]["all"] <= 8
     assert threading.active_count() < 10
 
 
