@@ -45,6 +45,8 @@ def loss_figure(folder: Path) -> Path:
     axes = Figure(figsize=(6, 3.2), layout="constrained").subplots()
     axes.plot([e["tokens"] / 1e6 for e in lines], [e["loss"] for e in lines], linewidth=1)
     axes.set(xlabel="tokens seen (millions)", ylabel="loss (nats per target token)", yscale="log")
-    axes.grid(True, which="both", alpha=0.3)
+    axes.set_yticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
+    axes.minorticks_off()
+    axes.grid(True, alpha=0.3)
     axes.figure.savefig(folder / "loss.png", dpi=110)
     return folder / "loss.png"
