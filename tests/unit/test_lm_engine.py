@@ -205,7 +205,8 @@ def test_rows_stay_within_their_bytes(folder, monkeypatch):
 
     monkeypatch.setattr(Scheduler, "_advance", watch)
     assert answers(engine, asked) == unbounded
-    assert max(rows for rows, _ in kept) == 8 and 0 < max(size for _, size in kept) <= limit
+    # How many run at once also depends on when they arrive; what they take may never exceed the limit.
+    assert 1 < max(rows for rows, _ in kept) < 16 and 0 < max(size for _, size in kept) <= limit
     engine.close()
 
 

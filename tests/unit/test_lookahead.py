@@ -92,7 +92,7 @@ class SlowEngine(FakeEngine):
 
 
 def test_bootstrapping_runs_in_parallel_within_the_number_of_threads(sums, preset):
-    most = []
+    most, others = [], threading.active_count()  # other tests' engines may still be there
     preset = dataclasses.replace(preset, num_threads=8)
     for ahead in (False, True):
         lm = fake_lm(seldom, engine=SlowEngine)
@@ -102,7 +102,7 @@ def test_bootstrapping_runs_in_parallel_within_the_number_of_threads(sums, prese
         most.append(lm.engine.most)
     assert most[0]["T"] == 1 and most[1]["T"] >= 4
     assert most[1]["all"] <= 8
-    assert threading.active_count() < 10
+    assert threading.active_count() < others + 10
 
 
 def test_without_a_cache_nothing_is_run_ahead(sums, preset):
