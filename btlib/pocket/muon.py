@@ -1,7 +1,7 @@
 """The Muon optimizer on CPUs: torch.optim.Muon's update, equal shapes in one product, the work shared by processes.
 
-`torch.optim.Muon` multiplies in bf16 whatever the hardware; on a CPU without bf16 instructions that took as long as the
-forward and backward passes together. Momentum 0.95 with Nesterov, five Newton-Schulz iterations, as there.
+`torch.optim.Muon` multiplies in bf16 whatever the hardware, which is slow on a CPU without bf16 instructions. Momentum
+0.95 with Nesterov, five Newton-Schulz iterations, as there.
 """
 
 from __future__ import annotations

@@ -42,6 +42,17 @@ def tiny_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
     )
 
 
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    # As wide as this, a random model has clear favourites, so that a greedy answer is not decided by rounding.
+    "initializer_range": 0.3,
+}
+
+
 def tiny_lm_folder(tmp_path: Path, name: str = "tiny", seed: int = 0, **changes) -> Path:
     """Write a random Llama (2 layers, hidden 64, 4 query and 2 key heads, tied embeddings) and its tokenizer; return
     the folder.
@@ -49,16 +60,10 @@ def tiny_lm_folder(tmp_path: Path, name: str = "tiny", seed: int = 0, **changes)
     folder = Path(tmp_path) / name
     tokenizer = tiny_tokenizer()
     settings = {
+        **SMALL,
         "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
         "max_position_embeddings": 512,
         "tie_word_embeddings": True,
-        # As wide as this, a random model has clear favourites, so that a greedy answer is not decided by rounding.
-        "initializer_range": 0.3,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,

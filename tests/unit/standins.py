@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from lm_fixtures import SMALL
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, LlamaConfig, MistralConfig, Qwen3Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
@@ -116,15 +117,10 @@ def stand_in_folder(tmp_path: Path, name: str, **changes) -> Path:
     """Write a random checkpoint of a known LM's architecture (2 layers, hidden 64) and return its folder."""
     made, tokenizer = STAND_INS[name], stand_in_tokenizer(name)
     settings = {
+        **SMALL,
         "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
         "tie_word_embeddings": False,
-        "initializer_range": 0.3,  # clear favourites, so that rounding decides no greedy answer
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": [tokenizer.convert_tokens_to_ids(token) for token in made.ends],
         "pad_token_id": tokenizer.pad_token_id,

@@ -9,19 +9,13 @@ from collections import Counter
 
 import dspy
 import pytest
-from fakes import FakeEngine, fake_lm, field, reply, write_gsm8k
+from fakes import FakeEngine, fake_lm, field, reply
 from test_optimize import SPLIT, even_only, numbers, right
 
 from btlib.lm import load_lm
 from btlib.optimize import optimize_prompts, vanilla_state
 from btlib.presets import Split, load_preset
 from btlib.tasks import load_task
-
-
-@pytest.fixture
-def sums(tmp_path):
-    write_gsm8k(tmp_path, train=30, test=60)
-    return load_task("gsm8k", tmp_path)
 
 
 @pytest.fixture

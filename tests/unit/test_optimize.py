@@ -40,12 +40,6 @@ def even_only(model, prompt):
 
 
 @pytest.fixture
-def sums(tmp_path):
-    write_gsm8k(tmp_path, train=30, test=60)
-    return load_task("gsm8k", tmp_path)
-
-
-@pytest.fixture
 def preset():
     splits = {"gsm8k": SPLIT, "hotpotqa": Split(train=8, dev=2, test=4, bootstrap=4, validation=4)}
     return dataclasses.replace(load_preset("smoke"), splits=splits, num_threads=4)
