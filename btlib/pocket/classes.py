@@ -11,14 +11,15 @@ import random
 from btlib.pocket import words as w
 from btlib.pocket.families import Drawn
 
+ASCENDING = 0.4  # share of documents whose instruction lists the classes from small to large, as people often do
 IRIS_FEATURES = {"petal_length", "petal_width", "sepal_length", "sepal_width"}
 
 
 def value(rng: random.Random, drawn: tuple[list[float], float, bool], index: int) -> str:
     """Draw a feature's value for the class at `index`, as it is written."""
     means, spread, whole = drawn
-    number = max(means[index] + rng.gauss(0, spread), 0.1)
-    return str(round(number)) if whole else f"{number:.1f}"
+    number = means[index] + rng.gauss(0, spread)
+    return str(max(round(number), 1)) if whole else f"{min(max(number, 0.1), 9.9):.1f}"
 
 
 def classify(rng: random.Random, count: int) -> Drawn:
@@ -27,17 +28,16 @@ def classify(rng: random.Random, count: int) -> Drawn:
     labels = w.label_words(rng, 2 if easy else rng.choice((2, 3, 3, 3, 4)))
     features = feature_names(rng, rng.choice((1, 2)) if easy else rng.choice((2, 3, 4, 4, 4, 5)))
     key = features[0] if rng.random() < 0.4 else rng.choice(features)
-    shapes = {f: shape(rng, len(labels), key == f, (0.04, 0.1 if easy else 0.22)) for f in features}
+    shapes = {f: shape(rng, len(labels), key == f, (0.04, 0.1 if easy else 0.22), rng.random() < 0.2) for f in features}
     unit, being, kind = rng.choice(w.UNITS), rng.choice(w.BEINGS), rng.choice(w.KINDS)
-    style = rng.choice(("value", "value", "value", "jump"))
+    style = rng.choice(("bound", "bound", "value", "jump"))
     examples: list[dict] = []
     order = [rng.randrange(len(labels)) for _ in range(count)]
     if count > 2 and rng.random() < 0.8:  # the target's class is mostly among the demonstrations
         order[-1] = rng.choice(order[:-1])
     for index in order:
         row = {f: value(rng, shapes[f], index) for f in features}
-        text = f"The {key} is {row[key]}." if style == "value" else "It looks like one of them."
-        examples.append({**row, "reasoning": text, "answer": labels[index]})
+        examples.append({**row, "reasoning": reasoning(style, key, row[key], labels[index]), "answer": labels[index]})
     output = "answer" if rng.random() < 0.7 else rng.choice(("label", "class", "prediction", kind))
     examples = [{(output if k == "answer" else k): v for k, v in e.items()} for e in examples]
     instruction = rng.choice(
@@ -48,8 +48,9 @@ def classify(rng: random.Random, count: int) -> Drawn:
             "Tell the {k} of the {b}.",
         )
     ).format(b=being, u=unit, k=kind, p=" and ".join(sorted({f.split("_")[0] for f in features})))
-    shown = labels[:]
-    rng.shuffle(shown)
+    shown = [label for _, label in sorted(zip(shapes[key][0], labels, strict=True))]
+    if rng.random() > ASCENDING:
+        rng.shuffle(shown)
     listed = ", ".join(shown[:-1]) + (", or " if len(shown) > 2 else " or ") + shown[-1]
     description = listed if rng.random() < 0.75 else ""
     return Drawn(
@@ -60,9 +61,24 @@ def classify(rng: random.Random, count: int) -> Drawn:
         description,
         tuple(examples),
         (*features, output),
-        best_guess=labels[0],  # none is likelier
+        best_guess=_first_guess(shapes[key][0], examples[-1][key], shown) if description else labels[0],
         best_reading=_nearest(key, output, examples),
     )
+
+
+def reasoning(style: str, key: str, text: str, label: str) -> str:
+    """Write how a class is told: "bound" goes by the leading digit of one feature, and names the class after it."""
+    if style == "jump":
+        return "It looks like one of them."
+    if style == "bound" and len(text) == 3:  # 0.1 to 9.9
+        return f"For a {key} of at least {text[0]} {label} fits best."
+    return f"The {key} is {text}."
+
+
+def _first_guess(means: list[float], text: str, shown: list[str]) -> str:
+    """Return the listed label that a reader would guess without demonstrations: the k-th of k where the k-th is due."""
+    near = min(sorted(means), key=lambda m: abs(m - float(text)))
+    return shown[sorted(means).index(near)]
 
 
 def _nearest(key: str, output: str, examples: list[dict]) -> str:
@@ -88,13 +104,14 @@ def feature_names(rng: random.Random, count: int) -> list[str]:
     return names
 
 
-def shape(rng: random.Random, classes: int, key: bool, spreads: tuple[float, float]) -> tuple[list[float], float, bool]:
-    """Draw one feature's class means, its spread and whether it is in whole numbers; the key feature separates best.
+def shape(
+    rng: random.Random, classes: int, key: bool, spreads: tuple[float, float], whole: bool
+) -> tuple[list[float], float, bool]:
+    """Draw one feature's class means, its spread, and `whole` again; the key feature separates best.
 
     `spreads` is the range of the key feature's standard deviation, as a share of the gap between two classes' means.
     """
-    whole = rng.random() < 0.25
-    low, span = (rng.uniform(5, 30), rng.uniform(25, 60)) if whole else (rng.uniform(0.5, 5), rng.uniform(3, 6.5))
+    low, span = (rng.uniform(5, 30), rng.uniform(25, 60)) if whole else (rng.uniform(0.2, 4), rng.uniform(2, 5.4))
     means = [low + span * i / max(classes - 1, 1) for i in range(classes)]
     rng.shuffle(means)
     gap = span / max(classes - 1, 1)

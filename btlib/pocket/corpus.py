@@ -18,13 +18,13 @@ from btlib.pocket import classes, families
 from btlib.pocket.families import Drawn
 
 FAMILIES = {
-    "query": (families.query, 0.18),
+    "query": (families.query, 0.16),
     "answer": (families.answer, 0.16),
-    "problem": (families.problem, 0.20),
-    "classes": (classes.classify, 0.24),
+    "problem": (families.problem, 0.22),
+    "classes": (classes.classify, 0.22),
     "lookup": (families.lookup, 0.05),
     "rule": (families.rule, 0.05),
-    "arithmetic": (families.arithmetic, 0.08),
+    "arithmetic": (families.arithmetic, 0.10),
     "echo": (families.echo, 0.04),
 }
 # Copying comes late and all at once, and most else waits for it: the first documents drill it.

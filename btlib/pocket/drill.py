@@ -1,10 +1,10 @@
-"""Drill two skills in dense lists: copying before all else, classification in the middle of pre-training.
+"""Drill two skills in dense lists, before all else: copying, then classification.
 
 Everything that the embedded LM is for needs a token to be found again and what followed it to be copied (an induction
 head). On documents alone that came late; lists of words that come twice started it (data/pocket-lm/README.md). Their
 lengths vary, because a list of one length can be repeated by attending a fixed number of tokens back, which is of no
-use. Classification came later still: a document has at most seven labels to learn from. Here a list of numbers and
-labels, in the forms that documents have, teaches a label every dozen tokens.
+use. Classification builds on it: a digit like this one was followed by which label? A document has at most seven labels
+to learn from; a list of digits and labels teaches a label every dozen tokens.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from btlib.pocket import classes
 from btlib.pocket import words as w
 from btlib.pocket.batches import autocast
 
-ROWS = {"copying": 64, "classes": 20}  # a step, over all processes
-TOP = 8  # levels of difficulty
+ROWS = {"copying": 64, "classes": 64}  # a step, over all processes
+TOP = {"copying": 8, "classes": 5}  # levels of difficulty, from 0
 
 
 @dataclass(frozen=True)
@@ -64,28 +64,33 @@ def copy_row(rng: random.Random, words: WordList, level: int) -> tuple[list[int]
     return first + between + again, learned
 
 
+SPREADS = ((0.0, 0.0), (0.0, 0.04), (0.02, 0.08), (0.03, 0.12), (0.04, 0.16), (0.05, 0.2))  # by level
+
+
 def class_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast, level: int) -> tuple[list[int], list[bool]]:
-    """Draw a list of measured things with their labels; a label that the list has had before is to be learned."""
-    labels = w.label_words(rng, rng.randint(2, 2 + level // 3))
-    count = 1 if level < 2 else rng.randint(1, 1 + level // 2)
-    features, spreads = classes.feature_names(rng, count), (0.02, 0.06 + 0.02 * level)
-    key = rng.choice(features)
-    shapes = {f: classes.shape(rng, len(labels), f == key, spreads) for f in features}
-    said, output = rng.random() < 0.5, rng.choice(("answer", "label", "class"))
-    bare = level < 4 and rng.random() < 0.5
+    """Draw a list of leading digits and the labels after them; a label that the list has had before is to be learned.
+
+    In an LM's own sentence the label follows the digit, so that what copies a name after a name can find it. Rows grow
+    from bare pairs of exact digits to classes that overlap, in sentences, after the features as a prompt lists them.
+    """
+    if rng.random() < 0.3:  # what was easy stays known
+        level = rng.randint(0, level)
+    labels = w.label_words(rng, 2 if level < 2 else rng.choice((2, 3, 3, 4)))
+    features = classes.feature_names(rng, 1 if level < 5 else rng.randint(1, 3))
+    key, sentence = rng.choice(features), level > 2 or (level == 2 and rng.random() < 0.5)
+    spreads = SPREADS[min(level, len(SPREADS) - 1)]
+    shapes = {f: classes.shape(rng, len(labels), f == key, spreads, whole=False) for f in features}
     ids, learned, seen = [], [], set()
-    for _ in range(rng.randint(6, 12 + level)):
+    for _ in range(rng.randint(6, 10 if sentence else 16)):
         index = rng.randrange(len(labels))
         values = {f: classes.value(rng, shapes[f], index) for f in features}
-        text = "".join(f"[[ ## {f} ## ]]\n{v}\n\n" for f, v in values.items()) if not bare else values[key]
-        if not bare and said:
-            text = (text if len(features) > 1 else "") + f"The {key} is {values[key]}.\n\n"
-        text += " " if bare else f"[[ ## {output} ## ]]\n"
-        before = tokenizer.encode(text.rstrip(" "))
-        label = tokenizer.encode((" " if bare else "") + labels[index])
-        after = tokenizer.encode("\n\n")
-        ids += [*before, *label, *after]
-        learned += [False] * len(before) + [index in seen] + [False] * (len(label) - 1 + len(after))
+        text = "".join(f"[[ ## {f} ## ]]\n{v}\n\n" for f, v in values.items()) if level > 4 else ""
+        before, after = (f"For a {key} of at least ", " fits best.\n\n") if sentence else ("", "\n\n")
+        start = tokenizer.encode(text + before + values[key][0])
+        label = tokenizer.encode(" " + labels[index])
+        end = tokenizer.encode(after)
+        ids += [*start, *label, *end]
+        learned += [False] * len(start) + [index in seen] + [False] * (len(label) - 1 + len(end))
         seen.add(index)
     return ids, learned
 
@@ -98,6 +103,7 @@ def drill(
     steps: int,
     rows: int = 16,
     share: Callable[[list[float]], list[float]] = list,
+    top: int = 8,
     goal: float = 0.85,
 ) -> list[float]:
     """Train on rows that `draw(rng, level)` makes, harder as they succeed; returns the accuracy of each step (0 to 1).
@@ -106,7 +112,7 @@ def drill(
     over the processes, each of which draws rows of its own, and returns the numbers' means.
     """
     rng, level, recent, seen = random.Random(seed), 0, 0.0, []
-    while len(seen) < steps and not (level == TOP and recent > goal):
+    while len(seen) < steps and not (level == top and recent > goal):
         drawn = [draw(rng, level) for _ in range(rows)]
         width = max(len(ids) for ids, _ in drawn)
         ids = torch.tensor([r + [0] * (width - len(r)) for r, _ in drawn])
@@ -122,6 +128,6 @@ def drill(
             optim.step()
             optim.zero_grad()
         recent = 0.9 * recent + 0.1 * seen[-1]
-        if recent > 0.75 and level < TOP:
+        if recent > 0.75 and level < top:
             level, recent = level + 1, 0.9 * recent
     return seen

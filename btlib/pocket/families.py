@@ -159,7 +159,7 @@ def answer(rng: random.Random, count: int) -> Drawn:
 
 
 def problem(rng: random.Random, count: int) -> Drawn:
-    """Draw a word-problem task: question -> answer, one to three steps."""
+    """Draw a word-problem task: question -> answer, one to four steps."""
     drawn = [p.make_problem(rng, held=False) for _ in range(count)]
     how = habit(rng, "reasoning " + drawn[-1].unit, p.REASONINGS)
     wording = "answer " + drawn[-1].question.split(". ")[-1][:12]
@@ -247,7 +247,7 @@ def arithmetic(rng: random.Random, count: int) -> Drawn:
         text = str(total)
         for _ in range(rng.choice((1, 1, 2))):
             sign = rng.choice("+-*/")
-            k = p._operand(rng, sign, total)
+            k = p.operand(rng, sign, total, 0.25)
             if k is None:
                 continue
             parts.append(f"{total} {sign} {k} = {p.apply(total, sign, k)}")

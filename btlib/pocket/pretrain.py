@@ -32,14 +32,13 @@ class Recipe:
 
     size: str = "pocket"
     seed: int = 0
-    tokens: float = 12e6
+    tokens: float = 16e6
     batch_tokens: int = 2048  # per process
     processes: int = 2
     makers: int = 0  # processes that make documents for each of those; worth it on a GPU only
     muon_rate: float = 0.01
     adam_rate: float = 2e-3
-    drill_steps: int = 400  # at most: a drill ends when its goal is reached at the top level
-    classes_at: float = 7.6e6  # tokens after which the drill of classes comes
+    drill_steps: int = 400  # at most, for each drill: it ends when its goal is reached at the top level
     drill_muon_rate: float = 0.012
     warmup: float = 240e3  # tokens
     decay: float = 0.7  # share of all tokens
@@ -132,7 +131,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     from btlib.pocket import progress
     from btlib.pocket.batches import batches
     from btlib.pocket.checkpoint import export, load_checkpoint, save_checkpoint
-    from btlib.pocket.drill import ROWS, class_row, copy_row, drill, word_list
+    from btlib.pocket.drill import ROWS, TOP, class_row, copy_row, drill, word_list
 
     torch.set_num_threads(1)
     out, ranks, device = Path(folder), recipe.processes, "cuda" if torch.cuda.is_available() else "cpu"
@@ -161,31 +160,31 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     if (out / "checkpoint.safetensors").exists():
         state = load_checkpoint(out, model, optims)
 
-    def practise(kind: str, muon_rate: float, adam_rate: float) -> None:
+    def practise(kind: str) -> None:
         """Run a drill, with rates of its own."""
         began, words = time.time(), word_list(tokenizer)
-        optims[0].param_groups[0]["lr"], optims[1].param_groups[0]["lr"] = muon_rate, adam_rate
+        optims[0].param_groups[0]["lr"], optims[1].param_groups[0]["lr"] = recipe.drill_muon_rate, 1e-3
         draws = {
             "copying": lambda rng, level: copy_row(rng, words, level),
             "classes": lambda rng, level: class_row(rng, tokenizer, level),
         }
         rows = ROWS[kind] // ranks
-        seen = drill(model, optims, draws[kind], f"{kind}:{recipe.seed}:{rank}", recipe.drill_steps, rows, share)
+        seen = drill(
+            model, optims, draws[kind], f"{kind}:{recipe.seed}:{rank}", recipe.drill_steps, rows, share, TOP[kind]
+        )
         state["seconds"] += time.time() - began
         state["drills"].append(kind)
         if rank == 0:
             right, seconds = 100 * sum(seen[-20:]) / len(seen[-20:]), time.time() - began
             print(f"drill of {kind}: {len(seen)} steps, {seconds:.0f} s, {right:.0f}% right at last", flush=True)
 
-    if not state["drills"] and recipe.drill_steps:
-        practise("copying", recipe.drill_muon_rate, 1e-3)
+    for kind in ROWS if recipe.drill_steps else ():
+        if kind not in state["drills"]:
+            practise(kind)
     stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, state["pools"], recipe.makers)
     began, saved = time.time() - state["seconds"], time.time()
     seen, recent = state["tokens"], []
     while seen < recipe.tokens:
-        if seen >= recipe.classes_at and "classes" not in state["drills"]:
-            practise("classes", recipe.muon_rate * rate(recipe, seen), recipe.adam_rate * rate(recipe, seen))
-            began = time.time() - state["seconds"]
         batch = next(stream)
         mean, lesson = loss(model, batch, device)
         mean.backward()

@@ -1,4 +1,4 @@
-"""Word problems of one to three steps, in many wordings, with their solutions step by step.
+"""Word problems of one to four steps, in many wordings, with their solutions step by step.
 
 The same generator makes gsm8k-mini (held-out names and seeds) and the word problems of pre-training.
 """
@@ -80,15 +80,19 @@ ENDINGS = {
 }
 
 
-def _operand(rng: random.Random, sign: str, total: int) -> int | None:
-    """Draw a one-digit second number so that every result is a whole number from 1 to 99; None where none fits.
+def operand(rng: random.Random, sign: str, total: int, large: float) -> int | None:
+    """Draw a second number so that every result is a whole number from 1 to 99; None where none fits.
 
-    These are about 1,500 facts in all: few enough for an LM of this size to learn, too many to be guessed.
+    It has one digit, and with probability `large` two where it is added or taken away (10 to 30). The facts with one
+    digit are about 1,500: few enough for an LM of this size to learn, too many to be guessed.
     """
+    two = rng.random() < large
     if sign == "+":
-        return rng.randint(2, 9) if total <= 90 else None
+        top = min(99 - total, 30 if two else 9)
+        return rng.randint(10 if two else 2, top) if top >= (10 if two else 2) else None
     if sign == "-":
-        return rng.randint(1, min(total - 1, 9)) if total > 2 else None
+        top = min(total - 1, 30 if two else 9)
+        return rng.randint(10 if two else 1, top) if top >= (10 if two else 1) else None
     if sign == "*":
         return rng.choice([k for k in (2, 3, 4, 5) if total * k <= 60] or [None])
     return rng.choice([k for k in (2, 3, 4, 5) if total % k == 0 and k < total <= 60] or [None])
@@ -98,10 +102,13 @@ def apply(total: int, sign: str, k: int) -> int:
     return {"+": total + k, "-": total - k, "*": total * k, "/": total // k}[sign]
 
 
-def make_problem(rng: random.Random, held: bool, steps: int | None = None) -> Problem:
-    """Draw a problem of `steps` (1 to 3) steps; `held` draws the people from the names that pre-training leaves out."""
+def make_problem(rng: random.Random, held: bool, steps: int | None = None, large: float = 0.15) -> Problem:
+    """Draw a problem of `steps` steps (1 to 4, mostly few); `held` draws people whom pre-training leaves out.
+
+    `large` is the share of two-digit numbers among those that are added or taken away.
+    """
     names = [g for g in w.GIVEN if (g in w.PROBLEM_GIVEN_HELD_OUT) is held]
-    count = steps or rng.choice((1, 2, 2, 3))
+    count = steps or rng.choice((1, 1, 2, 2, 2, 3, 3, 4))
     name, other = rng.sample(names, 2)
     thing, container = rng.choice(w.THINGS), rng.choice(w.CONTAINERS)
     done: list[tuple[int, str, int, int]] = []
@@ -120,7 +127,7 @@ def make_problem(rng: random.Random, held: bool, steps: int | None = None) -> Pr
         say(rng.choice(OPENINGS), x=total)
     while len(done) < count:
         sign = rng.choice("++--*/")
-        k = _operand(rng, sign, total)
+        k = operand(rng, sign, total, large)
         if k is None:
             continue
         result = apply(total, sign, k)
