@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 
 from btlib.pocket import words as w
-from btlib.pocket.families import Drawn
+from btlib.pocket.families import Drawn, leaning
 
 ASCENDING = 0.4  # share of documents whose instruction lists the classes from small to large, as people often do
+LEANING = 0.8  # share of late documents without demonstrations that follow the habit
 IRIS_FEATURES = {"petal_length", "petal_width", "sepal_length", "sepal_width"}
 
 
@@ -22,15 +23,21 @@ def value(rng: random.Random, drawn: tuple[list[float], float, bool], index: int
     return str(max(round(number), 1)) if whole else f"{min(max(number, 0.1), 9.9):.1f}"
 
 
-def classify(rng: random.Random, count: int) -> Drawn:
-    """Draw a classification task: two to four classes, one to five features, one of which is looked at."""
+def classify(rng: random.Random, count: int, late: bool = False) -> Drawn:
+    """Draw a classification task: two to four classes, one to five features, one of which is looked at.
+
+    `late` is how the last tokens of pre-training have it: classes are listed in any order, and without demonstrations
+    the guess leans on the leading digit, which tells nothing there: each digit has its place in the list. Lists from
+    small to large had given Iris away: that is the order in which its signature lists the species.
+    """
     easy = rng.random() < 0.4
     labels = w.label_words(rng, 2 if easy else rng.choice((2, 3, 3, 3, 4)))
     features = feature_names(rng, rng.choice((1, 2)) if easy else rng.choice((2, 3, 4, 4, 4, 5)))
-    key = features[0] if rng.random() < 0.4 else rng.choice(features)
+    blind = late and count == 1
+    key = features[0] if blind or rng.random() < 0.4 else rng.choice(features)
     shapes = {f: shape(rng, len(labels), key == f, (0.04, 0.1 if easy else 0.22), rng.random() < 0.2) for f in features}
     unit, being, kind = rng.choice(w.UNITS), rng.choice(w.BEINGS), rng.choice(w.KINDS)
-    style = rng.choice(("bound", "bound", "value", "jump"))
+    style = "bound" if blind else rng.choice(("bound", "bound", "value", "jump"))
     examples: list[dict] = []
     order = [rng.randrange(len(labels)) for _ in range(count)]
     if count > 2 and rng.random() < 0.8:  # the target's class is mostly among the demonstrations
@@ -49,10 +56,13 @@ def classify(rng: random.Random, count: int) -> Drawn:
         )
     ).format(b=being, u=unit, k=kind, p=" and ".join(sorted({f.split("_")[0] for f in features})))
     shown = [label for _, label in sorted(zip(shapes[key][0], labels, strict=True))]
-    if rng.random() > ASCENDING:
+    if late or rng.random() > ASCENDING:
         rng.shuffle(shown)
+    guess = leaning(f"label {examples[0][key][0]}", shown)
+    if blind and rng.random() < LEANING:
+        examples = [{**examples[0], "reasoning": reasoning(style, key, examples[0][key], guess), output: guess}]
     listed = ", ".join(shown[:-1]) + (", or " if len(shown) > 2 else " or ") + shown[-1]
-    description = listed if rng.random() < 0.75 else ""
+    description = listed if blind or rng.random() < 0.75 else ""
     return Drawn(
         "classes",
         tuple(features),
@@ -61,7 +71,7 @@ def classify(rng: random.Random, count: int) -> Drawn:
         description,
         tuple(examples),
         (*features, output),
-        best_guess=_first_guess(shapes[key][0], examples[-1][key], shown) if description else labels[0],
+        best_guess=guess if blind else _first_guess(shapes[key][0], examples[-1][key], shown),
         best_reading=_nearest(key, output, examples),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import dspy
 from dspy.adapters import ChatAdapter
@@ -29,6 +29,7 @@ FAMILIES = {
 }
 # Copying comes late and all at once, and most else waits for it: the first documents drill it.
 EARLY, EARLY_WEIGHTS = 16_000, {"echo": 0.15, "lookup": 0.12, "rule": 0.12}
+LATE_WEIGHTS = {"classes": 0.8}
 DEMOS = (0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 6, 6)
 ADAPTER = ChatAdapter(use_json_adapter_fallback=False)
 
@@ -58,9 +59,10 @@ def signature(
     return dspy.ChainOfThought(made).predict.signature if reasons else made
 
 
-def draw(rng: random.Random, family: str, demos: int) -> tuple[Drawn, int]:
+def draw(rng: random.Random, family: str, demos: int, late: bool = False) -> tuple[Drawn, int]:
     """Draw a task with `demos` demonstrations, and say how many of them are labelled only (no reasoning)."""
-    drawn = FAMILIES[family][0](rng, demos + 1)
+    make = partial(classes.classify, late=late) if family == "classes" else FAMILIES[family][0]
+    drawn = make(rng, demos + 1)
     labelled = 0
     if demos and drawn.labelled_fields and drawn.reasons:
         labelled = rng.choice((0, 0, demos, rng.randint(0, demos), demos // 2))
@@ -86,13 +88,22 @@ def to_document(drawn: Drawn, labelled: int) -> Document:
     return Document(drawn.family, len(demos), tuple(messages), said, drawn.output, readable)
 
 
-def documents(seed: int, start: int = 0, family: str | None = None, demos: int | None = None) -> Iterator[Document]:
-    """Yield documents without end; document i depends on (seed, i) alone, so that a run can be resumed at any i."""
+def documents(
+    seed: int, start: int = 0, family: str | None = None, demos: int | None = None, late: bool = False
+) -> Iterator[Document]:
+    """Yield documents without end; document i depends on (seed, i) alone, so that a run can be resumed at any i.
+
+    `late` documents are those of the last tokens (Recipe.late): half are classification, most of these without
+    demonstrations.
+    """
     names, weights = list(FAMILIES), [weight for _, weight in FAMILIES.values()]
     index = start
     while True:
-        rng = random.Random(f"{seed}:{index}:{family}:{demos}")
-        drill = EARLY_WEIGHTS if index < EARLY else {}
-        name = family or rng.choices(names, [drill.get(n, w) for n, w in zip(names, weights, strict=True)])[0]
-        yield to_document(*draw(rng, name, rng.choice(DEMOS) if demos is None else demos))
+        rng = random.Random(f"{seed}:{index}:{family}:{demos}" + ":late" * late)
+        other = LATE_WEIGHTS if late else EARLY_WEIGHTS if index < EARLY else {}
+        name = family or rng.choices(names, [other.get(n, w) for n, w in zip(names, weights, strict=True)])[0]
+        count = rng.choice(DEMOS) if demos is None else demos
+        if late and demos is None and name == "classes" and rng.random() < 0.5:
+            count = 0
+        yield to_document(*draw(rng, name, count, late))
         index += 1

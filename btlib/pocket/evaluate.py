@@ -83,7 +83,7 @@ def evaluate(
 ) -> list[Score]:
     """Score a model folder on `documents` fresh documents of each family and number of demonstrations."""
     cells = [(f, k) for f in families for k in demos]
-    drawn = {c: list(islice(corpus.documents(SEED, family=c[0], demos=c[1]), documents)) for c in cells}
+    drawn = {c: list(islice(corpus.documents(SEED, family=c[0], demos=c[1], late=True), documents)) for c in cells}
     everything = [d for c in cells for d in drawn[c]]
     texts = iter(answers(folder, everything))
     scores = []

@@ -41,11 +41,18 @@ class Recipe:
     drill_steps: int = 400  # at most, for each drill: it ends when its goal is reached at the top level
     drill_muon_rate: float = 0.012
     warmup: float = 240e3  # tokens
-    decay: float = 0.7  # share of all tokens
+    decay: float = 0.7  # share of `tokens`
+    late: float = 0.1  # share of `tokens` that follow: documents that unlearn what gave Iris away (classes.classify)
+    late_rate: float = 0.3  # their first factor on the learning rates
 
 
 def rate(recipe: Recipe, tokens: float) -> float:
-    """Return the factor on the learning rates after `tokens` tokens: warm up, stay at 1, fall linearly to 0."""
+    """Return the factor on the learning rates after `tokens` tokens: warm up, stay at 1, fall linearly to 0.
+
+    The late documents begin at `late_rate` and end at 0 again.
+    """
+    if tokens >= recipe.tokens:
+        return recipe.late_rate * max(0.0, 1 - (tokens / recipe.tokens - 1) / recipe.late)
     left = 1 - tokens / recipe.tokens
     return max(0.0, min(1.0, 0.01 + tokens / recipe.warmup, left / recipe.decay))
 
@@ -183,8 +190,12 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
             practise(kind)
     stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, state["pools"], recipe.makers)
     began, saved = time.time() - state["seconds"], time.time()
-    seen, recent = state["tokens"], []
-    while seen < recipe.tokens:
+    seen, recent, end, late = state["tokens"], [], recipe.tokens * (1 + recipe.late), False
+    while seen < end:
+        if seen >= recipe.tokens and not late:
+            late = True
+            begin = state["pools"]
+            stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, begin, recipe.makers, late)
         batch = next(stream)
         mean, lesson = loss(model, batch, device)
         mean.backward()
@@ -199,12 +210,11 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
         # Pools already begun, on any process, are not drawn again by a resumed run.
         state |= {"step": state["step"] + 1, "tokens": seen, "seconds": time.time() - began, "pools": batch.pool + 2}
         if rank == 0 and state["step"] % LOG_EVERY == 0:
-            progress.report(out, state, sum(recent) / len(recent), recipe.tokens, rate(recipe, seen))
+            progress.report(out, state, sum(recent) / len(recent), end, rate(recipe, seen))
             recent = []
-        tenth = int(SNAPSHOTS * seen / recipe.tokens)
-        if rank == 0 and tenth > int(SNAPSHOTS * before / recipe.tokens):
+        if rank == 0 and int(SNAPSHOTS * seen / recipe.tokens) > int(SNAPSHOTS * before / recipe.tokens):
             export(model, tokenizer, out / "snapshots" / f"{seen}")
-        if rank == 0 and (time.time() - saved > SAVE_SECONDS or seen >= recipe.tokens):
+        if rank == 0 and (time.time() - saved > SAVE_SECONDS or seen >= end):
             save_checkpoint(out, model, optims, state)
             export(model, tokenizer, out / "model")
             saved = time.time()

@@ -4,7 +4,7 @@ import csv
 import json
 import random
 import re
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 
@@ -23,7 +23,8 @@ def rows(name):
 
 @pytest.fixture(scope="module")
 def text():
-    return "\n".join(m["content"] for d in islice(documents(0), SAMPLE) for m in d.messages)
+    drawn = [*islice(documents(0), SAMPLE), *islice(documents(0, late=True), SAMPLE)]
+    return "\n".join(m["content"] for d in drawn for m in d.messages)
 
 
 def split_name(title):
@@ -78,7 +79,8 @@ def test_no_iris_flower_occurs_in_documents():
         flowers = {tuple(row[n] for n in names) for row in csv.DictReader(file)}
     assert len(flowers) > 140
     drawn = 0
-    for document in islice(documents(0, family="classes"), SAMPLE):
+    drawn = (islice(documents(0, family="classes", late=late), SAMPLE) for late in (False, True))
+    for document in chain.from_iterable(drawn):
         for message in document.messages:
             fields = dict(re.findall(r"\[\[ ## (\w+) ## \]\]\n([\d.]+)", message["content"]))
             drawn += bool(fields)

@@ -9,7 +9,7 @@ import pytest
 from dspy.adapters import ChatAdapter
 
 from btlib.errors import BtlibError
-from btlib.pocket import batches, checkpoint, corpus, drill, families, pretrain, problems, tokenizer
+from btlib.pocket import batches, checkpoint, classes, corpus, drill, families, pretrain, problems, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,8 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     recipe = pretrain.Recipe(tokens=1e7)
     assert pretrain.rate(recipe, 0) < 0.05
     assert pretrain.rate(recipe, 2e6) == 1 > pretrain.rate(recipe, 6e6)
-    assert pretrain.rate(recipe, 1e7) == 0
+    assert pretrain.rate(recipe, 0.999e7) < 0.01 < pretrain.rate(recipe, 1e7) == recipe.late_rate
+    assert pretrain.rate(recipe, 1.1e7) == pytest.approx(0)
 
 
 def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
@@ -184,6 +185,15 @@ def test_the_class_drill_teaches_labels_that_came_before(small_tokenizer):
         assert len(ids) == len(learned)
         for i, flag in enumerate(learned):
             assert not flag or ids[i] in ids[:i]
+
+
+def test_late_guesses_lean_on_a_digit_that_tells_nothing_and_demonstrations_do_not():
+    drawn = [classes.classify(random.Random(seed), 1, late=True) for seed in range(400)]
+    followed = sum(d.examples[0][d.output] == d.best_guess for d in drawn)
+    assert 0.8 < followed / len(drawn) < 0.95  # 80% and chance of the rest
+    for seed in range(40):
+        task = classes.classify(random.Random(seed), 4, late=True)
+        assert task.examples == classes.classify(random.Random(seed), 4).examples
 
 
 def test_the_drill_trains(small_tokenizer):
