@@ -79,8 +79,8 @@ def test_no_iris_flower_occurs_in_documents():
         flowers = {tuple(row[n] for n in names) for row in csv.DictReader(file)}
     assert len(flowers) > 140
     drawn = 0
-    drawn = (islice(documents(0, family="classes", late=late), SAMPLE) for late in (False, True))
-    for document in chain.from_iterable(drawn):
+    both = (islice(documents(0, family="classes", late=late), SAMPLE) for late in (False, True))
+    for document in chain.from_iterable(both):
         for message in document.messages:
             fields = dict(re.findall(r"\[\[ ## (\w+) ## \]\]\n([\d.]+)", message["content"]))
             drawn += bool(fields)

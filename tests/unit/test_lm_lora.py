@@ -17,7 +17,9 @@ from btlib.lm.chat import Chat
 from btlib.lm.lora import EmptyTraining, train_lora
 from btlib.lm.training import out_of_memory
 
+# In fp32 on every machine: sums in another order are equal there to within a little, in bf16 they are not.
 FAST = {"rank": 4, "alpha": 8, "targets": ("q_proj", "v_proj"), "epochs": 2, "learning_rate": 1e-2, "batch_size": 4}
+FAST["bf16"] = False
 
 
 def rows(count: int = 8, answer: str = "12") -> list[dict]:
@@ -199,7 +201,7 @@ def test_gradient_checkpointing_and_bf16_train_the_same_adapter_nearly(folder, t
     kept = train_lora(folder, rows(8), tmp_path / "a", **FAST)
     again = train_lora(folder, rows(8), tmp_path / "b", **FAST, gradient_checkpointing=True)
     assert torch.allclose(torch.tensor(kept.losses), torch.tensor(again.losses), rtol=1e-4)
-    short = train_lora(folder, rows(8), tmp_path / "c", **FAST, bf16=True)
+    short = train_lora(folder, rows(8), tmp_path / "c", **{**FAST, "bf16": True})
     assert torch.allclose(torch.tensor(kept.losses), torch.tensor(short.losses), rtol=0.05)
     assert short.losses != kept.losses
     assert all(t.dtype == torch.float32 for t in load_file(short.path / "adapter_model.safetensors").values())
