@@ -164,7 +164,7 @@ def test_a_grid_that_is_stopped_leaves_no_process_and_no_half_run(world, tmp_pat
     assert kernel in {p.pid for p in below}
     scratch = psutil.Process(kernel).environ()["JUPYTER_PATH"]
     grid.send_signal(sent)
-    code = grid.wait(20)
+    code = grid.wait(60)
     assert code == (130 if sent == signal.SIGINT else -signal.SIGKILL)
     gone, alive = psutil.wait_procs(below, timeout=10)
     assert not alive
