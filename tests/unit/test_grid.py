@@ -158,7 +158,13 @@ sys.exit(main(["grid", "--preset", "smoke", "--tasks", "iris", "--strategies", "
 def test_a_grid_that_is_stopped_leaves_no_process_and_no_half_run(world, tmp_path, sent):
     runs = tmp_path / "runs"
     env = os.environ | {"SLEEP": "60"}
-    grid = subprocess.Popen([sys.executable, "-c", GRID, str(world), str(runs)], env=env, stderr=subprocess.PIPE)
+    grid = subprocess.Popen(
+        [sys.executable, "-c", GRID, str(world), str(runs)],
+        env=env,
+        stderr=subprocess.PIPE,
+        # A shell's background jobs ignore SIGINT, and pass that on to all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     kernel = wait_for(lambda: next((int(p.read_text() or 0) for p in runs.rglob("*.pid")), 0))
     below = psutil.Process(grid.pid).children(recursive=True)
     assert kernel in {p.pid for p in below}
