@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -348,7 +349,9 @@ def test_failure_in_a_shared_step_fails_the_request_that_causes_it(folder, monke
     engine.close()
 
 
-def test_a_request_that_takes_too_long_is_given_up(folder):
+def test_a_request_that_takes_too_long_is_given_up(folder, monkeypatch):
+    forward = Scheduler._forward
+    monkeypatch.setattr(Scheduler, "_forward", lambda self, batch: time.sleep(0.03) or forward(self, batch))
     engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=1, timeout=0.05)
     with ThreadPoolExecutor(2) as pool:  # one is being generated, one waits for its row
         late = [pool.submit(engine.complete, request(engine, *c, max_tokens=480)) for c in conversations(3)[2:] * 2]
@@ -356,7 +359,7 @@ def test_a_request_that_takes_too_long_is_given_up(folder):
     assert all("no answer within 0.05 s" in str(future.exception()) for future in late)
     engine.timeout = None
     assert engine.complete(request(engine, "Be brief.", "Ann?")).message.text
-    assert engine.counters()["tokens_out"] < 480
+    assert engine.counters()["tokens_out"] < 40  # 24 of the last one: the work on the others stopped
     engine.close()
 
 
