@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
-import time
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
