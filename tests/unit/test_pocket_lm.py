@@ -2,11 +2,15 @@
 
 from itertools import islice
 
+import dspy
 import pytest
 from safetensors import safe_open
 
+from btlib.lm import ForgivingChatAdapter, load_lm
 from btlib.paths import data_dir
 from btlib.pocket import corpus, evaluate
+from btlib.presets import load_preset
+from btlib.tasks import load_task
 
 FOLDER = data_dir() / "pocket-lm"
 
@@ -26,3 +30,19 @@ def test_answers_follow_the_adapters_form(demos):
     texts = evaluate.answers(FOLDER, drawn)
     followed = sum(evaluate.followed(document, text) for document, text in zip(drawn, texts, strict=True))
     assert followed >= 0.95 * len(drawn)
+
+
+def test_classes_are_told_by_demonstrations_and_not_by_the_species_names():
+    """With the names exchanged, what the LM could know of Iris beforehand would make every answer wrong."""
+    task = load_task("iris", split=load_preset("laptop").split("iris"))
+    other = {"setosa": "virginica", "virginica": "versicolour", "versicolour": "setosa"}
+    program, lm = task.program(), load_lm("pocket")
+    demos = []
+    for species in other:
+        for flower in [f for f in task.train if f.answer == species][:2]:
+            told = f"For a petal_length of at least {flower.petal_length[0]} {other[species]} fits best."
+            demos.append(flower.copy(reasoning=told, answer=other[species], augmented=True).without("id"))
+    program.pred.predict.demos = demos
+    with dspy.context(lm=lm, adapter=ForgivingChatAdapter()):
+        right = [program(**flower.inputs()).answer == other[flower.answer] for flower in task.dev]
+    assert sum(right) > 0.6 * len(right)
