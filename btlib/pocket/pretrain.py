@@ -51,7 +51,7 @@ def rate(recipe: Recipe, tokens: float) -> float:
 
     The late documents begin at `late_rate` and end at 0 again.
     """
-    if tokens >= recipe.tokens:
+    if tokens >= recipe.tokens and recipe.late:
         return recipe.late_rate * max(0.0, 1 - (tokens / recipe.tokens - 1) / recipe.late)
     left = 1 - tokens / recipe.tokens
     return max(0.0, min(1.0, 0.01 + tokens / recipe.warmup, left / recipe.decay))
@@ -193,9 +193,8 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     seen, recent, end, late = state["tokens"], [], recipe.tokens * (1 + recipe.late), False
     while seen < end:
         if seen >= recipe.tokens and not late:
-            late = True
-            begin = state["pools"]
-            stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, begin, recipe.makers, late)
+            late, skip = True, state["pools"]
+            stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, skip, recipe.makers, late)
         batch = next(stream)
         mean, lesson = loss(model, batch, device)
         mean.backward()

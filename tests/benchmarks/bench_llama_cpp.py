@@ -86,8 +86,8 @@ class LlamaCpp:
         settings = c.llama_model_default_params()
         self.model = c.llama_model_load_from_file(str(path).encode(), settings)
         params = c.llama_context_default_params()
-        cells = GROUPS * PREFIX + slots * (OWN + NEW) if unified else (slots + GROUPS) * (PREFIX + OWN + NEW)
-        params.n_ctx = (cells // 256 + 2) * 256 if unified else (slots + GROUPS) * 768
+        shared_cells = GROUPS * PREFIX + slots * (OWN + NEW)
+        params.n_ctx = (shared_cells // 256 + 2) * 256 if unified else (slots + GROUPS) * 768
         params.n_batch = params.n_ubatch = 2048 if unified else 512
         params.n_seq_max, params.kv_unified, params.flash_attn_type = slots + GROUPS, unified, 1
         params.n_threads = params.n_threads_batch = threads
