@@ -10,6 +10,12 @@ from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
 
 
+class Server(ThreadingHTTPServer):
+    """Takes the connections of a whole thread pool at once: the default backlog of 5 stalls or resets some of them."""
+
+    request_queue_size = 128
+
+
 @contextmanager
 def serve(script):
     """Serve `script(method, path, given) -> (status, body)` on a free port; give its url and what it was `asked`.
@@ -38,7 +44,7 @@ def serve(script):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
