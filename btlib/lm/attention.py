@@ -99,7 +99,11 @@ class Prefix:
 
 
 class Shared:
-    """Which packed tokens see which prefix; gathers a group's queries so that its prefix is read once."""
+    """Which packed tokens see which prefix; gathers a group's queries so that its prefix is read once.
+
+    The queries of a key head's group of heads stand together: (key heads, rows, size), where a prefix's rows are
+    (heads of the group, its tokens). One gather makes this of all the tokens, and one takes it back.
+    """
 
     def __init__(self, prefixes: list[Prefix | None], total: int, device: torch.device):
         members: dict[int, list[int]] = {}
@@ -107,30 +111,50 @@ class Shared:
         for token, prefix in enumerate(prefixes):
             if prefix is not None:
                 members.setdefault(id(prefix), []).append(token)
-        self.groups, back, start = [], [-1] * total, 0
+        self.groups = []
         for key, tokens in members.items():
             padded = tokens + [tokens[0]] * (pad_to(len(tokens), 8) - len(tokens))
-            self.groups.append((found[key], torch.tensor(padded, device=device)))
-            for i, token in enumerate(tokens):
-                back[token] = start + i
-            start += len(padded)
-        # Tokens without a prefix read the row behind the last one, where nothing has any weight.
-        self.back = torch.tensor([start if b < 0 else b for b in back], device=device)
+            self.groups.append((found[key], torch.tensor(padded, device=device), len(tokens)))
+        bare = [token for token, prefix in enumerate(prefixes) if prefix is None]
+        self.bare = torch.tensor(bare, device=device) if bare else None
+        self.total, self.device = total, device
+        self._made_for, self._there, self._back = (0, 0), torch.empty(0), torch.empty(0)
+
+    def _indices(self, heads: int, kv: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return where each row of (key heads, rows) comes from in (tokens, heads), and the way back, both flat."""
+        if self._made_for != (heads, kv):
+            each = torch.arange(heads // kv, device=self.device)  # the heads that read one key head
+            key_heads = torch.arange(kv, device=self.device).unsqueeze(1)
+            first, apart = torch.zeros(2, self.total, dtype=torch.long, device=self.device)
+            rows, start = [], 0
+            for _, tokens, real in self.groups:
+                rows.append((tokens * heads + each.unsqueeze(1)).flatten())
+                first[tokens[:real]] = torch.arange(start, start + real, device=self.device)
+                apart[tokens[:real]] = len(tokens)
+                start += len(rows[-1])
+            self._there = (torch.cat(rows) + key_heads * len(each)).flatten()
+            self._back = (first.view(-1, 1, 1) + key_heads * start + apart.view(-1, 1, 1) * each).flatten()
+            self._made_for = heads, kv
+        return self._there, self._back
 
     def attend(self, layer: int, x: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         """x (tokens, heads, size) -> (tokens, heads, size) and log-sum-exps (tokens, heads)."""
         heads, size = x.shape[1:]
-        outs, lses = [], []
-        for prefix, index in self.groups:
-            k, v = prefix.k[layer], prefix.v[layer]
-            kv, n = k.shape[1], len(index)
-            q = x[index].view(n, kv, heads // kv, size).permute(1, 2, 0, 3).reshape(1, kv, -1, size)
-            out, lse = attend(q, k, v, scale=scale, mask=prefix.mask)
-            outs.append(out.reshape(kv, -1, n, size).permute(2, 0, 1, 3).reshape(n, heads, size))
-            lses.append(lse.reshape(kv, -1, n).permute(2, 0, 1).reshape(n, heads))
-        outs.append(x.new_zeros(1, heads, size))
-        lses.append(x.new_full((1, heads), float("-inf"), dtype=torch.float32))
-        return torch.cat(outs)[self.back], torch.cat(lses)[self.back]
+        kv = self.groups[0][0].k[layer].shape[1]
+        there, back = self._indices(heads, kv)
+        q = x.reshape(-1, size)[there].view(1, kv, -1, size)
+        outs, lses, start = [], [], 0
+        for prefix, index, _ in self.groups:
+            end = start + len(index) * (heads // kv)
+            out, lse = attend(q[:, :, start:end], prefix.k[layer], prefix.v[layer], scale=scale, mask=prefix.mask)
+            outs.append(out)
+            lses.append(lse)
+            start = end
+        out = torch.cat(outs, 2).reshape(-1, size)[back].view(-1, heads, size)
+        lse = torch.cat(lses, 2).flatten()[back].view(-1, heads)
+        if self.bare is not None:
+            lse[self.bare] = float("-inf")  # what stands there is another token's
+        return out, lse
 
 
 def merge(shared: Shared, layer: int, x: torch.Tensor, own: torch.Tensor, own_lse: torch.Tensor, scale: float):

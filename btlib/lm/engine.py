@@ -37,7 +37,7 @@ from btlib.lm.lanes import Job
 from btlib.lm.memory import Budget
 from btlib.lm.quiet import without_bars
 from btlib.lm.sampling import request_seed
-from btlib.lm.scheduler import Scheduler
+from btlib.lm.scheduler import SLOTS, Scheduler
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -45,10 +45,10 @@ DEFAULT_MAX_TOKENS = 256
 class Engine:
     """Answer `dspy.lm15.Request`s with one Hugging Face model in this process, batched.
 
-    `slots` requests are generated at once; `context` is the most tokens that a prompt and its answer have together
-    (None: what the model was made for). `limits` bounds what is kept in memory (None: shares of what is free now), and
-    `timeout` is how many seconds a request may take, waiting included (None: as long as it takes). The answer to a
-    request does not depend on what else is being generated.
+    At most `slots` requests are generated at once; `context` is the most tokens that a prompt and its answer have
+    together (None: what the model was made for). `limits` bounds what is kept in memory (None: shares of what is free
+    now), and `timeout` is how many seconds a request may take, waiting included (None: as long as it takes). The answer
+    to a request does not depend on what else is being generated.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Engine:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        slots: int = 64,
+        slots: int = SLOTS,
         context: int | None = None,
         limits: Budget | None = None,
         timeout: float | None = None,

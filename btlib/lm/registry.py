@@ -13,6 +13,7 @@ from btlib.errors import BtlibError
 from btlib.lm.checkpoint import Checkpoint, find
 from btlib.lm.engine import AsyncEngine, Engine, best_device
 from btlib.lm.provider import LoraProvider
+from btlib.lm.scheduler import SLOTS
 
 if TYPE_CHECKING:
     from btlib.presets import Preset
@@ -89,7 +90,7 @@ def load_lm(
     preset: Preset | None = None,
     adapter: Path | None = None,
     device: str = "auto",
-    slots: int = 64,
+    slots: int = SLOTS,
     *,
     dtype: str = "auto",
     api_base: str | None = None,
@@ -101,7 +102,7 @@ def load_lm(
     preset   gives temperature, top_p, max_tokens and the context length; without one the LM is greedy
     adapter  a LoRA adapter's folder (safetensors) to put over the weights
     device   "auto", "cpu", "cuda", "mps"
-    slots    requests generated at the same time
+    slots    requests generated at the same time, as far as memory goes
     dtype    "auto" (bf16 where the hardware has it), "float32", "bfloat16"
     api_base the URL of an OpenAI-compatible server, for a name that begins with "openai/" (default: the variable
              BTLIB_API_BASE); device, slots, dtype and the context length are then the server's

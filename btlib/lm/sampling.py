@@ -13,6 +13,9 @@ from collections.abc import Sequence
 import torch
 
 _HEAD = 32  # most nuclei hold fewer tokens than this; only the rows that hold more pay for a longer list
+# Of the wide rows, so many at once. A number's last bit depends on whether a kernel takes it in a full vector; this
+# does not depend on its row while rows are multiples of 32 wide and the numbers too few for threads to share them.
+_TOGETHER = 32
 
 
 def request_seed(seed: int | None, prompt_ids: Sequence[int]) -> int:
@@ -50,30 +53,41 @@ def pick(
     scaled = logits if len(rows) == len(chosen) else logits[rows]
     scaled = scaled / torch.tensor([temperatures[row] for row in rows], device=device).unsqueeze(1)
     settings = [torch.tensor([each[row] for row in rows], device=device) for each in (top_ps, top_ks, uniforms)]
-    for row, token in zip(rows, _draw(scaled, *settings, width=_HEAD), strict=True):
+    if odd := -scaled.shape[1] % 32:
+        scaled = torch.nn.functional.pad(scaled, (0, odd), value=float("-inf"))
+    total = torch.logsumexp(scaled, dim=-1, keepdim=True)
+    for row, token in zip(rows, _draw(scaled, total, *settings, width=_HEAD), strict=True):
         chosen[row] = token
     return chosen
 
 
 def _draw(
-    scaled: torch.Tensor, top_ps: torch.Tensor, top_ks: torch.Tensor, uniforms: torch.Tensor, width: int
+    scaled: torch.Tensor,
+    total: torch.Tensor,
+    top_ps: torch.Tensor,
+    top_ks: torch.Tensor,
+    uniforms: torch.Tensor,
+    width: int,
 ) -> list[int]:
-    """Invert each row's distribution over its `width` most likely tokens; rows whose nucleus is wider take more."""
+    """Invert each row's distribution over its `width` most likely tokens; rows whose nucleus is wider take more.
+
+    `total` is each row's log-sum-exp, (rows, 1).
+    """
     size = scaled.shape[1]
     width = min(width, size)
     values, tokens = scaled.topk(width, dim=-1)
-    total = torch.logsumexp(scaled, dim=-1, keepdim=True)
     cumulative = (values - total).exp().cumsum(dim=-1)
     # The nucleus ends at the first token with which it reaches top_p, or behind top_k of them.
     last = (cumulative < top_ps.unsqueeze(1)).sum(dim=-1).clamp(max=width - 1)
     last = torch.where(top_ks > 0, torch.minimum(last, top_ks - 1), last)
+    last = torch.minimum(last, torch.isfinite(values).sum(dim=-1) - 1).clamp(min=0)  # never a padding column
     targets = uniforms.unsqueeze(1) * cumulative.gather(1, last.unsqueeze(1))
     ranks = torch.minimum((cumulative <= targets).sum(dim=-1), last)
     drawn = tokens.gather(1, ranks.unsqueeze(1)).squeeze(1).tolist()
     if width < size:
         wide = (cumulative[:, -1] < top_ps) & ((top_ks == 0) | (top_ks > width))
-        for row in wide.nonzero().squeeze(1).tolist():
-            # One by one: a number's last bit may depend on where in a tensor of another size it stands.
-            settings = [each[row : row + 1] for each in (top_ps, top_ks, uniforms)]
-            drawn[row] = _draw(scaled[row : row + 1], *settings, width=16 * width)[0]
+        for rows in wide.nonzero().squeeze(1).split(_TOGETHER):
+            settings = [each[rows] for each in (scaled, total, top_ps, top_ks, uniforms)]
+            for row, token in zip(rows.tolist(), _draw(*settings, width=16 * width), strict=True):
+                drawn[row] = token
     return drawn

@@ -17,6 +17,7 @@ from btlib.lm.memory import Budget, Prefixes, budget, token_bytes
 from btlib.lm.sampling import pick, uniform
 from btlib.lm.weights import Weights
 
+SLOTS = 256  # rows at most where memory allows: the more rows, the less each waits for calls, up to about here
 _PROMPT_TOKENS = 2048  # own prompt tokens in one pass, so that its memory is bounded
 _SHORTEST_PREFIX = 16  # a shorter one is not worth a pass of its own
 
@@ -38,7 +39,7 @@ class Scheduler:
         *,
         adapter_of: Callable[[str], Path | None],
         ends: Callable[[Job], str | None],
-        slots: int = 64,
+        slots: int = SLOTS,
         limits: Budget | None = None,
     ):
         self._device = model.device

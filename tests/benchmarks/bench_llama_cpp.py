@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--slots", type=int, nargs="+", default=[4, 16, 64], help="of llama.cpp; the engine has 64")
+    parser.add_argument("--slots", type=int, nargs="+", default=[16, 64, 128], help="of llama.cpp")
     native = best_dtype(torch.device("cpu")) == torch.bfloat16
     parser.add_argument("--dtypes", nargs="+", default=["float32", *["bfloat16"] * native])
     args = parser.parse_args()

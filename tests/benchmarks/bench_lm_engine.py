@@ -27,7 +27,7 @@ from btlib.lm.attention import NAME
 from btlib.lm.checkpoint import best_dtype
 from btlib.lm.lanes import Job
 from btlib.lm.sampling import request_seed
-from btlib.lm.scheduler import Scheduler
+from btlib.lm.scheduler import SLOTS, Scheduler
 from btlib.machine import machine
 
 PREFIX, OWN, NEW, GROUPS, PLAIN = 500, 60, 50, 4, 4  # PLAIN: requests a round for `generate`
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=SLOTS)
     native = best_dtype(torch.device("cpu")) == torch.bfloat16
     parser.add_argument("--dtypes", nargs="+", default=["float32", *["bfloat16"] * native])
     arguments = parser.parse_args()

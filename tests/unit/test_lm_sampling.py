@@ -49,3 +49,18 @@ def test_a_row_does_not_depend_on_the_others():
     together = pick(logits, [0.8] * 16, [0.9] * 16, [0] * 16, uniforms)
     alone = [pick(logits[i : i + 1], [0.8], [0.9], [0], [uniforms[i]])[0] for i in range(16)]
     assert together == alone
+
+
+def test_rows_with_wide_nuclei_do_not_depend_on_the_others():
+    """Forty flat rows among sharp ones, over a vocabulary that is no multiple of any vector's width."""
+    logits = torch.randn(100, 1001, generator=torch.Generator().manual_seed(2)) * 0.1
+    logits[::5, 7] += 20
+    uniforms = [i / 100 for i in range(100)]
+    together = pick(logits, [0.8] * 100, [0.97] * 100, [0] * 100, uniforms)
+    alone = [pick(logits[i : i + 1], [0.8], [0.97], [0], [uniforms[i]])[0] for i in range(100)]
+    assert together == alone and set(together[::5]) == {7} and len(set(together)) > 70
+
+
+def test_the_last_token_is_one_of_the_vocabulary():
+    """The largest uniform number is 1 in fp32, and rows are padded."""
+    assert pick(torch.zeros(1, 41), [1.0], [1.0], [0], [1 - 2**-53])[0] < 41
