@@ -85,7 +85,7 @@ class Preset:
     bf16: bool | None = None  # None: where the hardware multiplies it natively
     training_seed: int = 0  # LoRA's initial weights and batch order; a run's seed only shuffles the training set
     # Machine
-    num_threads: int = 64
+    num_threads: int = 128
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))

@@ -71,3 +71,35 @@ def test_counter_is_shared_by_copies_exact_under_threads_and_resets():
         list(pool.map(lambda i: copies[i % 8].parse(Solve, "nonsense"), range(200)))
     assert adapter.failed_parses == 200
     assert adapter.reset() == 200 and adapter.failed_parses == 0
+
+
+DEMOS = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 1?", "reasoning": "Add.", "answer": "3"}]
+
+
+def test_prompts_are_those_of_the_chat_adapter_and_changes_are_seen():
+    adapter, plain, demos = ForgivingChatAdapter(), dspy.ChatAdapter(), [dspy.Example(**demo) for demo in DEMOS]
+    for signature in (Solve, Solve.with_instructions("Solve it well.")):
+        for inputs in ({"question": "1 + 2?"}, {"question": "2 + 2?"}):
+            messages = adapter.format(signature, demos, inputs)
+            assert messages == plain.format(signature, demos, inputs)
+            messages[1]["content"] = "changed by the caller"
+    demos[1]["answer"] = 3  # a number now
+    assert adapter.format(Solve, demos, inputs) == plain.format(Solve, demos, inputs)
+    demos[0]["question"] = "0 + 2?"
+    assert adapter.format(Solve, demos, inputs) == plain.format(Solve, demos, inputs)
+    assert adapter.format(Solve, demos[:1], inputs) == plain.format(Solve, demos[:1], inputs)
+
+
+def test_what_calls_share_is_formatted_once(monkeypatch):
+    asked = []
+    real = dspy.ChatAdapter.format_user_message_content
+
+    def count(self, signature, inputs, *args, **kwargs):
+        asked.append(inputs["question"])
+        return real(self, signature, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(dspy.ChatAdapter, "format_user_message_content", count)
+    adapter = ForgivingChatAdapter()
+    for number in range(5):
+        adapter.format(Solve, copy.deepcopy(DEMOS), {"question": f"{number} + 2?"})
+    assert asked == ["1 + 1?", "2 + 1?", *(f"{number} + 2?" for number in range(5))]
