@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 
 import dspy
 import pytest
@@ -186,6 +187,33 @@ def test_a_row_that_does_not_fit_is_one_line_and_no_adapter(folder, tmp_path, mo
     with pytest.raises(BtlibError, match="one row of .* tokens at a time; turn gradient_checkpointing on") as caught:
         train_lora(folder, rows(4), tmp_path / "a", **FAST)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_threads_part_a_batch_and_change_nothing_else(folder, tmp_path, monkeypatch):
+    from transformers import LlamaModel
+
+    seen, forward, threads = set(), LlamaModel.forward, torch.get_num_threads()
+
+    def watched(self, **kwargs):
+        seen.add((threading.get_ident(), torch.get_num_threads()))
+        return forward(self, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", watched)
+    settings = {**FAST, "batch_size": 8}
+    try:
+        torch.set_num_threads(1)
+        one = train_lora(folder, rows(16), tmp_path / "a", **settings)
+        assert seen == {(threading.get_ident(), 1)}
+        seen.clear()
+        torch.set_num_threads(2)
+        two = train_lora(folder, rows(16), tmp_path / "b", **settings)
+        assert threading.get_ident() not in {thread for thread, _ in seen} and {n for _, n in seen} == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.allclose(torch.tensor(one.losses), torch.tensor(two.losses), rtol=1e-4)
+    a, b = (load_file(report.path / "adapter_model.safetensors") for report in (one, two))
+    assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)
 
 
 def test_other_errors_are_not_taken_for_a_full_memory(folder, tmp_path, monkeypatch):
