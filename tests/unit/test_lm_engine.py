@@ -131,6 +131,21 @@ def test_same_logits_in_any_order_and_slot_count(tmp_path, monkeypatch, dtype, h
     assert all(run == runs[0] for run in runs[1:])
 
 
+def test_same_answers_with_hundreds_of_rows(tmp_path):
+    """Two hundred rows at once, some without a shared prefix among them, against seven at a time."""
+    checkpoint = check("tiny", tiny_lm_folder(tmp_path))
+    asked = [(None if i % 9 == 0 else system, f"{i} {user}") for i, (system, user) in enumerate(conversations(200))]
+    found = []
+    for slots in (256, 7):
+        engine = Engine(checkpoint, device="cpu", dtype="float32", slots=slots)
+        requests = [request(engine, s, u, temperature=1.0, max_tokens=2 + i % 5) for i, (s, u) in enumerate(asked)]
+        found.append(answers(engine, requests, threads=200))
+        most = engine.counters()["rows"] / engine.counters()["steps"]
+        engine.close()
+        assert (most > 60) == (slots == 256)
+    assert found[0] == found[1]
+
+
 def test_adapters_in_one_batch_compute_what_peft_does(engine, folder, tmp_path, monkeypatch):
     """Its logits and its `generate`; merged weights round otherwise than PEFT's sum, so a close call may differ."""
     from peft import PeftModel
