@@ -21,7 +21,7 @@ class ForgivingChatAdapter(dspy.ChatAdapter):
     no second call in JSON format: it doubles the cost and small LMs fail at it too.
 
     What all calls of a prompt share, its system message and its demonstrations, is formatted once: DSPy does it anew
-    for each call, which takes as long as everything else it does for that call.
+    for each call.
     """
 
     def __init__(self, callbacks: list | None = None):
