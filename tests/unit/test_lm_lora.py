@@ -216,6 +216,21 @@ def test_threads_part_a_batch_and_change_nothing_else(folder, tmp_path, monkeypa
     assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)
 
 
+def test_a_full_memory_in_one_of_the_threads_halves_the_micro_batch(folder, tmp_path, monkeypatch):
+    settings, threads = {**FAST, "batch_size": 8}, torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        whole = train_lora(folder, rows(16), tmp_path / "a", **settings)
+        part = whole.computed_tokens // whole.steps // 2
+        full_above(monkeypatch, part - 20, torch.OutOfMemoryError("CUDA out of memory."))
+        halved = train_lora(folder, rows(16), tmp_path / "b", **settings)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert whole.micro_batch_size == 8 and halved.micro_batch_size < 4 and halved.steps == whole.steps
+    assert torch.allclose(torch.tensor(halved.losses), torch.tensor(whole.losses), rtol=1e-4)
+
+
 def test_other_errors_are_not_taken_for_a_full_memory(folder, tmp_path, monkeypatch):
     full_above(monkeypatch, 10, RuntimeError("the shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
