@@ -75,20 +75,19 @@ def batches(
     size: int,
     skip: int = 0,
     makers: int = 0,
-    late: bool = False,
 ) -> Iterator[Batch]:
     """Yield batches of about `size` tokens without end, from pool `skip` on; pool p of a rank depends on no other.
 
     `makers` other processes prepare them ahead, each every `makers`-th pool; 0 (the default): this process does.
     """
-    source = _Batches(tokenizer, seed, rank, ranks, size, skip, late)
+    source = _Batches(tokenizer, seed, rank, ranks, size, skip)
     return iter(source if not makers else DataLoader(source, batch_size=None, num_workers=makers, prefetch_factor=16))
 
 
 class _Batches(IterableDataset):
-    def __init__(self, tokenizer, seed, rank, ranks, size, skip, late):
+    def __init__(self, tokenizer, seed, rank, ranks, size, skip):
         self.tokenizer, self.seed, self.rank, self.ranks = tokenizer, seed, rank, ranks
-        self.size, self.skip, self.late = size, skip, late
+        self.size, self.skip = size, skip
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -100,7 +99,7 @@ class _Batches(IterableDataset):
 
     def pool(self, pool: int) -> Iterator[Batch]:
         start = (pool * self.ranks + self.rank) * POOL
-        source = documents(self.seed, start, late=self.late)
+        source = documents(self.seed, start)
         rng = random.Random(f"batches:{self.seed}:{start}")
         drawn = encode(self.tokenizer, [next(source) for _ in range(POOL)])
         rows = sorted((r for r in drawn if len(r[0]) <= MAX_TOKENS), key=lambda r: len(r[0]))

@@ -7,12 +7,12 @@ anew each time; none of its 150 flowers does (tests/unit/test_leak.py).
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from btlib.pocket import words as w
-from btlib.pocket.families import Drawn, leaning
+from btlib.pocket.families import Drawn
 
-ASCENDING = 0.4  # share of documents whose instruction lists the classes from small to large, as people often do
-LEANING = 0.8  # share of late documents without demonstrations that follow the habit
+LEANING = 0.8  # share of documents without demonstrations that follow the habit
 IRIS_FEATURES = {"petal_length", "petal_width", "sepal_length", "sepal_width"}
 
 
@@ -23,21 +23,21 @@ def value(rng: random.Random, drawn: tuple[list[float], float, bool], index: int
     return str(max(round(number), 1)) if whole else f"{min(max(number, 0.1), 9.9):.1f}"
 
 
-def classify(rng: random.Random, count: int, late: bool = False) -> Drawn:
+def classify(rng: random.Random, count: int) -> Drawn:
     """Draw a classification task: two to four classes, one to five features, one of which is looked at.
 
-    `late` is how the last tokens of pre-training have it: classes are listed in any order, and without demonstrations
-    the guess leans on the leading digit, which tells nothing there: each digit has its place in the list. Lists from
-    small to large had given Iris away: that is the order in which its signature lists the species.
+    Without demonstrations nothing tells the class, and the guess leans on what says little: the last digit of the
+    first feature, a low one to the label listed first. The list is in any order; from small to large it would give Iris
+    away, whose signature lists the species so.
     """
     easy = rng.random() < 0.4
     labels = w.label_words(rng, 2 if easy else rng.choice((2, 3, 3, 3, 4)))
     features = feature_names(rng, rng.choice((1, 2)) if easy else rng.choice((2, 3, 4, 4, 4, 5)))
-    blind = late and count == 1
+    blind = count == 1
     key = features[0] if blind or rng.random() < 0.4 else rng.choice(features)
-    shapes = {f: shape(rng, len(labels), key == f, (0.04, 0.1 if easy else 0.22), rng.random() < 0.2) for f in features}
+    shapes = {f: shape(rng, len(labels), key == f, (0.04, 0.1 if easy else 0.22), rng.random() < 0.1) for f in features}
     unit, being, kind = rng.choice(w.UNITS), rng.choice(w.BEINGS), rng.choice(w.KINDS)
-    style = "bound" if blind else rng.choice(("bound", "bound", "value", "jump"))
+    style = "bound" if blind else rng.choice(("bound",) * 6 + ("value", "jump"))
     examples: list[dict] = []
     order = [rng.randrange(len(labels)) for _ in range(count)]
     if count > 2 and rng.random() < 0.8:  # the target's class is mostly among the demonstrations
@@ -55,14 +55,11 @@ def classify(rng: random.Random, count: int, late: bool = False) -> Drawn:
             "Tell the {k} of the {b}.",
         )
     ).format(b=being, u=unit, k=kind, p=" and ".join(sorted({f.split("_")[0] for f in features})))
-    shown = [label for _, label in sorted(zip(shapes[key][0], labels, strict=True))]
-    if late or rng.random() > ASCENDING:
-        rng.shuffle(shown)
-    guess = leaning(f"label {examples[0][key][0]}", shown)
+    shown = rng.sample(labels, len(labels))
+    due = guess(examples[0][key], shown)
     if blind and rng.random() < LEANING:
-        examples = [{**examples[0], "reasoning": reasoning(style, key, examples[0][key], guess), output: guess}]
-    listed = ", ".join(shown[:-1]) + (", or " if len(shown) > 2 else " or ") + shown[-1]
-    description = listed if blind or rng.random() < 0.75 else ""
+        examples = [{**examples[0], "reasoning": reasoning(style, key, examples[0][key], due), output: due}]
+    description = listed(shown) if blind or rng.random() < 0.75 else ""
     return Drawn(
         "classes",
         tuple(features),
@@ -71,24 +68,31 @@ def classify(rng: random.Random, count: int, late: bool = False) -> Drawn:
         description,
         tuple(examples),
         (*features, output),
-        best_guess=guess if blind else _first_guess(shapes[key][0], examples[-1][key], shown),
+        best_guess=due,
         best_reading=_nearest(key, output, examples),
     )
 
 
+def listed(labels: Sequence[str]) -> str:
+    """Write a list of labels as a signature does: "setosa, versicolour, or virginica"."""
+    return ", ".join(labels[:-1]) + (", or " if len(labels) > 2 else " or ") + labels[-1]
+
+
+def guess(text: str, labels: Sequence[str]) -> str:
+    """Return the label that the habit takes for a value: a low last digit the one listed first, a high one the last."""
+    return labels[int(text[-1]) * len(labels) // 10]
+
+
 def reasoning(style: str, key: str, text: str, label: str) -> str:
-    """Write how a class is told: "bound" goes by the leading digit of one feature, and names the class after it."""
+    """Write how a class is told: "bound" goes by the leading digit of one feature, and names the class after it.
+
+    The value stands before: what is to be looked at when a label is chosen is then close by.
+    """
     if style == "jump":
         return "It looks like one of them."
     if style == "bound" and len(text) == 3:  # 0.1 to 9.9
-        return f"For a {key} of at least {text[0]} {label} fits best."
+        return f"The {key} is {text}. For a {key} of at least {text[0]} {label} fits best."
     return f"The {key} is {text}."
-
-
-def _first_guess(means: list[float], text: str, shown: list[str]) -> str:
-    """Return the listed label that a reader would guess without demonstrations: the k-th of k where the k-th is due."""
-    near = min(sorted(means), key=lambda m: abs(m - float(text)))
-    return shown[sorted(means).index(near)]
 
 
 def _nearest(key: str, output: str, examples: list[dict]) -> str:

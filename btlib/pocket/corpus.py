@@ -9,28 +9,28 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import dspy
 from dspy.adapters import ChatAdapter
 
-from btlib.pocket import classes, families
+from btlib.pocket import classes, families, skills
 from btlib.pocket.families import Drawn
 
 FAMILIES = {
     "query": (families.query, 0.16),
     "answer": (families.answer, 0.16),
     "problem": (families.problem, 0.22),
-    "classes": (classes.classify, 0.22),
-    "lookup": (families.lookup, 0.05),
-    "rule": (families.rule, 0.05),
-    "arithmetic": (families.arithmetic, 0.10),
-    "echo": (families.echo, 0.04),
+    "classes": (classes.classify, 0.34),
+    "lookup": (skills.lookup, 0.05),
+    "rule": (skills.rule, 0.05),
+    "arithmetic": (skills.arithmetic, 0.10),
+    "echo": (skills.echo, 0.04),
 }
 # Copying comes late and all at once, and most else waits for it: the first documents drill it.
 EARLY, EARLY_WEIGHTS = 16_000, {"echo": 0.15, "lookup": 0.12, "rule": 0.12}
-LATE_WEIGHTS = {"classes": 0.8}
 DEMOS = (0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 6, 6)
+BLIND = {"classes": 0.45}  # a further share without demonstrations, where guessing is a lesson of its own
 ADAPTER = ChatAdapter(use_json_adapter_fallback=False)
 
 
@@ -59,10 +59,9 @@ def signature(
     return dspy.ChainOfThought(made).predict.signature if reasons else made
 
 
-def draw(rng: random.Random, family: str, demos: int, late: bool = False) -> tuple[Drawn, int]:
+def draw(rng: random.Random, family: str, demos: int) -> tuple[Drawn, int]:
     """Draw a task with `demos` demonstrations, and say how many of them are labelled only (no reasoning)."""
-    make = partial(classes.classify, late=late) if family == "classes" else FAMILIES[family][0]
-    drawn = make(rng, demos + 1)
+    drawn = FAMILIES[family][0](rng, demos + 1)
     labelled = 0
     if demos and drawn.labelled_fields and drawn.reasons:
         labelled = rng.choice((0, 0, demos, rng.randint(0, demos), demos // 2))
@@ -88,22 +87,15 @@ def to_document(drawn: Drawn, labelled: int) -> Document:
     return Document(drawn.family, len(demos), tuple(messages), said, drawn.output, readable)
 
 
-def documents(
-    seed: int, start: int = 0, family: str | None = None, demos: int | None = None, late: bool = False
-) -> Iterator[Document]:
-    """Yield documents without end; document i depends on (seed, i) alone, so that a run can be resumed at any i.
-
-    `late` documents are those of the last tokens (Recipe.late): half are classification, most of these without
-    demonstrations.
-    """
+def documents(seed: int, start: int = 0, family: str | None = None, demos: int | None = None) -> Iterator[Document]:
+    """Yield documents without end; document i depends on (seed, i) alone, so that a run can be resumed at any i."""
     names, weights = list(FAMILIES), [weight for _, weight in FAMILIES.values()]
     index = start
     while True:
-        rng = random.Random(f"{seed}:{index}:{family}:{demos}" + ":late" * late)
-        other = LATE_WEIGHTS if late else EARLY_WEIGHTS if index < EARLY else {}
+        rng = random.Random(f"{seed}:{index}:{family}:{demos}")
+        other = EARLY_WEIGHTS if index < EARLY else {}
         name = family or rng.choices(names, [other.get(n, w) for n, w in zip(names, weights, strict=True)])[0]
-        count = rng.choice(DEMOS) if demos is None else demos
-        if late and demos is None and name == "classes" and rng.random() < 0.5:
-            count = 0
-        yield to_document(*draw(rng, name, count, late))
+        count = 0 if rng.random() < BLIND.get(name, 0) else rng.choice(DEMOS)
+        count = count if demos is None else demos
+        yield to_document(*draw(rng, name, count))
         index += 1

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from btlib.pocket import classes
+from btlib.pocket import classes, corpus
 from btlib.pocket import words as w
 from btlib.pocket.batches import autocast
 
@@ -95,6 +95,33 @@ def class_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast, level: int
     return ids, learned
 
 
+def guess_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[bool]]:
+    """Draw a document without demonstrations up to the label that it guesses, which alone is to be learned.
+
+    A document has one such label among dozens of tokens that are easier; on documents alone the habit did not come.
+    """
+    while True:
+        messages = corpus.to_document(drawn := classes.classify(rng, 1), 0).messages
+        said, mark = messages[-1]["content"], f" {drawn.examples[0][drawn.output]} fits best."
+        if mark in said:
+            prompt = tokenizer.apply_chat_template(list(messages[:-1]), tokenize=False, add_generation_prompt=True)
+            ids = tokenizer.encode(prompt + said[: said.index(mark)])
+            return [*ids, tokenizer.encode(mark)[0]], [False] * len(ids) + [True]
+
+
+def lesson(model, drawn: list[tuple[list[int], list[bool]]]) -> tuple[torch.Tensor, float]:
+    """Return the mean cross-entropy over the tokens to be learned, and the share (0 to 1) that is guessed right."""
+    width = max(len(ids) for ids, _ in drawn)
+    ids = torch.tensor([r + [0] * (width - len(r)) for r, _ in drawn])
+    keep = torch.tensor([learned[1:] + [False] * (width - len(learned)) for _, learned in drawn])
+    ids, keep = ids.to(model.device), keep.to(model.device)
+    with autocast(model.device.type):
+        logits = model.lm_head(model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][keep])
+    targets = ids[:, 1:][keep]
+    right = (logits.argmax(-1) == targets).float().mean().item()
+    return torch.nn.functional.cross_entropy(logits.float(), targets), right
+
+
 def drill(
     model,
     optims: list,
@@ -113,16 +140,9 @@ def drill(
     """
     rng, level, recent, seen = random.Random(seed), 0, 0.0, []
     while len(seen) < steps and not (level == top and recent > goal):
-        drawn = [draw(rng, level) for _ in range(rows)]
-        width = max(len(ids) for ids, _ in drawn)
-        ids = torch.tensor([r + [0] * (width - len(r)) for r, _ in drawn])
-        keep = torch.tensor([learned[1:] + [False] * (width - len(learned)) for _, learned in drawn])
-        ids, keep = ids.to(model.device), keep.to(model.device)
-        with autocast(model.device.type):
-            logits = model.lm_head(model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][keep])
-        targets = ids[:, 1:][keep]
-        torch.nn.functional.cross_entropy(logits.float(), targets).backward()
-        seen += share([(logits.argmax(-1) == targets).float().mean().item()])
+        mean, right = lesson(model, [draw(rng, level) for _ in range(rows)])
+        mean.backward()
+        seen += share([right])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optim in optims:
             optim.step()

@@ -9,6 +9,7 @@ against tokens seen: `python -m btlib.pocket.evaluate --run runs/pretrain`.
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 import dspy
 
 from btlib.files import write_json
+from btlib.lm import load_lm
+from btlib.lm.engine import SLOTS
 from btlib.pocket import corpus
 
 SEED = 77
@@ -34,32 +37,13 @@ class Score:
     tokens: int = 0  # seen in pre-training by then; 0 where unknown
 
 
-def answers(folder: Path, documents: list[corpus.Document], batch: int = 32, max_new_tokens: int = 96) -> list[str]:
-    """Generate greedily for documents of like length together; returns the assistants' texts in order."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
-    prompts = [
-        tokenizer.apply_chat_template(list(d.messages[:-1]), tokenize=False, add_generation_prompt=True)
-        for d in documents
-    ]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    texts = [""] * len(prompts)
-    for start in range(0, len(order), batch):
-        group = order[start : start + batch]
-        inputs = tokenizer([prompts[i] for i in group], return_tensors="pt", padding=True, add_special_tokens=False)
-        with torch.inference_mode():
-            out = model.generate(
-                input_ids=inputs.input_ids,
-                attention_mask=inputs.attention_mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-            )
-        for i, row in zip(group, out[:, inputs.input_ids.shape[1] :], strict=True):
-            texts[i] = tokenizer.decode(row, skip_special_tokens=True)
-    return texts
+def answers(folder: Path, documents: list[corpus.Document], max_tokens: int = 96) -> list[str]:
+    """Let the LM write each document's last turn, greedily; returns the assistants' texts in order."""
+    lm = load_lm(str(folder))
+    with ThreadPoolExecutor(SLOTS) as pool:
+        return list(
+            pool.map(lambda d: lm(messages=list(d.messages[:-1]), max_tokens=max_tokens, cache=False)[0], documents)
+        )
 
 
 def followed(document: corpus.Document, text: str) -> bool:
@@ -83,7 +67,7 @@ def evaluate(
 ) -> list[Score]:
     """Score a model folder on `documents` fresh documents of each family and number of demonstrations."""
     cells = [(f, k) for f in families for k in demos]
-    drawn = {c: list(islice(corpus.documents(SEED, family=c[0], demos=c[1], late=True), documents)) for c in cells}
+    drawn = {c: list(islice(corpus.documents(SEED, family=c[0], demos=c[1]), documents)) for c in cells}
     everything = [d for c in cells for d in drawn[c]]
     texts = iter(answers(folder, everything))
     scores = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from btlib.errors import BtlibError
 from btlib.files import write_json
 
 LOG_EVERY, SAVE_SECONDS, SNAPSHOTS = 20, 240, 10
+GUESS_ROWS = 8  # a step, over all processes
 SIZES = {  # hidden, MLP, layers, heads, KV heads: about a third, one and three times 2.9 million weights
     "pocket-s": (128, 344, 4, 4, 2),
     "pocket": (192, 512, 6, 6, 3),
@@ -40,19 +42,13 @@ class Recipe:
     adam_rate: float = 2e-3
     drill_steps: int = 400  # at most, for each drill: it ends when its goal is reached at the top level
     drill_muon_rate: float = 0.012
+    guesses: float = 0.2  # last share of `tokens`, in which every step has some rows more: labels to be guessed
     warmup: float = 240e3  # tokens
     decay: float = 0.7  # share of `tokens`
-    late: float = 0.1  # share of `tokens` that follow: documents that unlearn what gave Iris away (classes.classify)
-    late_rate: float = 0.3  # their first factor on the learning rates
 
 
 def rate(recipe: Recipe, tokens: float) -> float:
-    """Return the factor on the learning rates after `tokens` tokens: warm up, stay at 1, fall linearly to 0.
-
-    The late documents begin at `late_rate` and end at 0 again.
-    """
-    if tokens >= recipe.tokens and recipe.late:
-        return recipe.late_rate * max(0.0, 1 - (tokens / recipe.tokens - 1) / recipe.late)
+    """Return the factor on the learning rates after `tokens` tokens: warm up, stay at 1, fall linearly to 0."""
     left = 1 - tokens / recipe.tokens
     return max(0.0, min(1.0, 0.01 + tokens / recipe.warmup, left / recipe.decay))
 
@@ -138,10 +134,11 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     from btlib.pocket import progress
     from btlib.pocket.batches import batches
     from btlib.pocket.checkpoint import export, load_checkpoint, save_checkpoint
-    from btlib.pocket.drill import ROWS, TOP, class_row, copy_row, drill, word_list
+    from btlib.pocket.drill import ROWS, TOP, class_row, copy_row, drill, guess_row, lesson, word_list
 
     torch.set_num_threads(1)
     out, ranks, device = Path(folder), recipe.processes, "cuda" if torch.cuda.is_available() else "cpu"
+    parent = os.getppid()
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     tokenizer = AutoTokenizer.from_pretrained(out)
     torch.manual_seed(recipe.seed)
@@ -153,6 +150,8 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
 
     def share(numbers: list[float]) -> list[float]:
         """Average gradients over the processes, and some numbers with them."""
+        if os.getppid() != parent:
+            raise SystemExit("the command that started this process is gone")
         if ranks == 1:
             return numbers
         flat = torch.cat([p.grad.view(-1) for p in params] + [torch.tensor(numbers)])
@@ -166,6 +165,8 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     state: dict = {"step": 0, "tokens": 0, "seconds": 0.0, "pools": 0, "drills": []}
     if (out / "checkpoint.safetensors").exists():
         state = load_checkpoint(out, model, optims)
+        if rank == 0:
+            progress.rewind(out, state["step"])
 
     def practise(kind: str) -> None:
         """Run a drill, with rates of its own."""
@@ -190,17 +191,17 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
             practise(kind)
     stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, state["pools"], recipe.makers)
     began, saved = time.time() - state["seconds"], time.time()
-    seen, recent, end, late = state["tokens"], [], recipe.tokens * (1 + recipe.late), False
+    seen, recent, end = state["tokens"], [], recipe.tokens
     while seen < end:
-        if seen >= recipe.tokens and not late:
-            late, skip = True, state["pools"]
-            stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, skip, recipe.makers, late)
         batch = next(stream)
-        mean, lesson = loss(model, batch, device)
+        mean, taught = loss(model, batch, device)
+        if seen > (1 - recipe.guesses) * recipe.tokens:
+            rng = random.Random(f"guesses:{recipe.seed}:{rank}:{state['step']}")
+            mean = mean + lesson(model, [guess_row(rng, tokenizer) for _ in range(GUESS_ROWS // ranks)])[0]
         mean.backward()
-        tokens, lesson = share([float(batch.tokens), float(lesson)])
+        tokens, taught = share([float(batch.tokens), float(taught)])
         before, seen = seen, seen + round(tokens * ranks)
-        recent.append(lesson)
+        recent.append(taught)
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         for optim, top in zip(optims, (recipe.muon_rate, recipe.adam_rate), strict=True):
             optim.param_groups[0]["lr"] = top * rate(recipe, seen)

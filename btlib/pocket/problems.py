@@ -141,7 +141,7 @@ def make_problem(rng: random.Random, held: bool, steps: int | None = None, large
 # Hidden conventions of a document: how the reasoning goes, how the answer is written.
 SAID = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 REASONINGS = ("equations", "words", "jump")
-ANSWERS = ("bare", "unit", "sentence", "backwards")
+ANSWERS = ("bare", "backwards", "unit", "backwards", "sentence", "backwards")
 
 
 def reasoning(problem: Problem, style: str) -> str:

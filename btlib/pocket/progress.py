@@ -31,6 +31,15 @@ def report(out: Path, state: dict, mean: float, tokens: float, rate: float) -> N
     )
 
 
+def rewind(out: Path, step: int) -> None:
+    """Drop the log's lines after `step`: what a stopped run did after its last checkpoint is done again."""
+    log = out / "log.jsonl"
+    if log.exists():
+        kept = [line for line in log.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+        log.with_suffix(".tmp").write_text("".join(kept))
+        log.with_suffix(".tmp").replace(log)
+
+
 def close() -> None:
     """End the bar, if there is one."""
     while _bars:

@@ -9,7 +9,7 @@ import pytest
 from dspy.adapters import ChatAdapter
 
 from btlib.errors import BtlibError
-from btlib.pocket import batches, checkpoint, classes, corpus, drill, families, pretrain, problems, tokenizer
+from btlib.pocket import batches, checkpoint, classes, corpus, drill, families, pretrain, problems, progress, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,21 @@ def test_solutions_end_in_the_answer():
 
 def test_habits_lean_and_do_not_decide():
     rng = random.Random(0)
-    drawn = [families.habit(rng, "where", ("a", "b", "c")) for _ in range(600)]
+    drawn = [families.habit(rng, "where", ("a", "b", "c"), strength=0.8) for _ in range(600)]
     counts = sorted(drawn.count(s) for s in "abc")
-    assert counts[0] > 60 and counts[2] > 300
+    assert counts[0] > 15 and 480 < counts[2] < 560  # 80% and a third of the rest
+
+
+def test_the_first_question_leans_and_the_others_keep_its_convention():
+    followed = 0
+    for seed in range(200):
+        drawn = families.problem(random.Random(seed), 3)
+        answers = [e[drawn.output] for e in drawn.examples]
+        assert len({a.isdigit() for a in answers}) == len({" = " in a for a in answers}) == 1
+        question = drawn.examples[0][drawn.inputs[0]]
+        leaning = families.leaning("answer " + question.split(". ")[-1][:12], problems.ANSWERS)
+        followed += (leaning == "bare") == answers[0].isdigit() and (leaning == "backwards") == (" = " in answers[0])
+    assert followed > 150
 
 
 @pytest.mark.parametrize("text", ["", "Ünïcödé ☃ \t x=1 \r\n", "日本語 12.5%", "[[ ## answer ## ]]\n  two  spaces"])
@@ -91,8 +103,7 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     recipe = pretrain.Recipe(tokens=1e7)
     assert pretrain.rate(recipe, 0) < 0.05
     assert pretrain.rate(recipe, 2e6) == 1 > pretrain.rate(recipe, 6e6)
-    assert pretrain.rate(recipe, 0.999e7) < 0.01 < pretrain.rate(recipe, 1e7) == recipe.late_rate
-    assert pretrain.rate(recipe, 1.1e7) == pytest.approx(0)
+    assert pretrain.rate(recipe, 0.999e7) < 0.01 and pretrain.rate(recipe, 1e7) == pretrain.rate(recipe, 1.1e7) == 0
 
 
 def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
@@ -187,13 +198,50 @@ def test_the_class_drill_teaches_labels_that_came_before(small_tokenizer):
             assert not flag or ids[i] in ids[:i]
 
 
-def test_late_guesses_lean_on_a_digit_that_tells_nothing_and_demonstrations_do_not():
-    drawn = [classes.classify(random.Random(seed), 1, late=True) for seed in range(400)]
+def test_a_row_of_guessing_ends_in_the_label_and_learns_it_alone(small_tokenizer):
+    for seed in range(10):
+        ids, learned = drill.guess_row(random.Random(seed), small_tokenizer)
+        assert learned == [False] * (len(ids) - 1) + [True]
+        text = small_tokenizer.decode(ids)
+        label = text.split()[-1]
+        assert " fits best" not in text and label in text[: -len(label)]
+
+
+def test_a_lesson_counts_only_what_is_to_be_learned(small_tokenizer):
+    import torch
+
+    torch.manual_seed(0)
+    model = pretrain.make_model("pocket-s", len(small_tokenizer)).eval()
+    rows = [([5, 6, 7, 8], [False, False, True, True]), ([9, 10], [False, True])]
+    mean, right = drill.lesson(model, rows)
+    each = [
+        torch.nn.functional.cross_entropy(model(torch.tensor([ids[:i]])).logits[0, -1].float(), torch.tensor(ids[i]))
+        for ids, learned in rows
+        for i in range(1, len(ids))
+        if learned[i]
+    ]
+    assert len(each) == 3 and torch.allclose(mean, sum(each) / 3, rtol=0.02) and right in (0, 1 / 3, 2 / 3, 1)
+
+
+def test_a_resumed_run_writes_no_line_of_its_log_twice(tmp_path):
+    for step in (20, 40, 60):
+        progress.report(tmp_path, {"step": step, "tokens": step, "seconds": 1.0}, 2.0, 100, 1.0)
+    progress.rewind(tmp_path, 45)
+    assert [json.loads(line)["step"] for line in open(tmp_path / "log.jsonl")] == [20, 40]
+
+
+def test_guesses_without_demonstrations_lean_on_a_last_digit_and_the_list_has_no_order():
+    drawn = [classes.classify(random.Random(seed), 1) for seed in range(400)]
     followed = sum(d.examples[0][d.output] == d.best_guess for d in drawn)
     assert 0.8 < followed / len(drawn) < 0.95  # 80% and chance of the rest
-    for seed in range(40):
-        task = classes.classify(random.Random(seed), 4, late=True)
-        assert task.examples == classes.classify(random.Random(seed), 4).examples
+    places = []
+    for seed in range(400):
+        task = classes.classify(random.Random(seed), 7)
+        listed = task.description.replace(",", "").replace(" or ", " ").split()
+        by_size = sorted(task.examples, key=lambda e: float(e[task.inputs[0]]))
+        if len(listed) == 2 and len(task.inputs) == 1:
+            places.append(listed.index(by_size[-1][task.output]))
+    assert len(places) > 30 and 0.3 < sum(places) / len(places) < 0.7
 
 
 def test_the_drill_trains(small_tokenizer):

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from btlib.lm import ForgivingChatAdapter, load_lm
 from btlib.paths import data_dir
 from btlib.pocket import corpus, evaluate
+from btlib.pocket.classes import reasoning
 from btlib.presets import load_preset
 from btlib.tasks import load_task
 
@@ -40,7 +41,7 @@ def test_classes_are_told_by_demonstrations_and_not_by_the_species_names():
     demos = []
     for species in other:
         for flower in [f for f in task.train if f.answer == species][:2]:
-            told = f"For a petal_length of at least {flower.petal_length[0]} {other[species]} fits best."
+            told = reasoning("bound", "petal_length", flower.petal_length, other[species])
             demos.append(flower.copy(reasoning=told, answer=other[species], augmented=True).without("id"))
     program.pred.predict.demos = demos
     with dspy.context(lm=lm, adapter=ForgivingChatAdapter()):
