@@ -19,6 +19,7 @@ import dspy
 from btlib.files import write_json
 from btlib.lm import load_lm
 from btlib.lm.engine import SLOTS
+from btlib.meter import quiet
 from btlib.pocket import corpus
 
 SEED = 77
@@ -40,7 +41,7 @@ class Score:
 def answers(folder: Path, documents: list[corpus.Document], max_tokens: int = 96) -> list[str]:
     """Let the LM write each document's last turn, greedily; returns the assistants' texts in order."""
     lm = load_lm(str(folder))
-    with ThreadPoolExecutor(SLOTS) as pool:
+    with quiet(True), ThreadPoolExecutor(SLOTS) as pool:
         return list(
             pool.map(lambda d: lm(messages=list(d.messages[:-1]), max_tokens=max_tokens, cache=False)[0], documents)
         )

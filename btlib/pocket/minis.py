@@ -54,15 +54,15 @@ def hotpotqa_mini() -> tuple[list[dict], dict[str, list[dict]]]:
 def gsm8k_mini() -> dict[str, list[dict]]:
     """Make word problems about people whom no pre-training problem is about.
 
-    They are longer (three to five steps) and have larger numbers than most of pre-training's, so that the task asks for
-    more than a convention: what is left to learn when the form is known.
+    They are longer (two to four steps) and have larger numbers than most of pre-training's, so that the task asks for
+    more than a convention.
     """
     rng = random.Random(f"gsm8k-mini:{SEED}")
     splits, asked = {}, set()
     for name, size in SIZES.items():
         rows = []
         while len(rows) < size:
-            p = problems.make_problem(rng, held=True, steps=rng.choice((3, 4, 5)), large=0.5)
+            p = problems.make_problem(rng, held=True, steps=rng.choice((2, 3, 4)), large=0.3)
             if p.question not in asked:
                 asked.add(p.question)
                 steps = [f"{a} {s} {b} = {r}" for a, s, b, r in p.steps]

@@ -68,37 +68,12 @@ class World:
         self.facts[subject, relation] = Fact(subject, relation, value, sentence)
 
 
-# What a page says besides, in the mini task only: true of other things, and easily taken for what was asked.
-ASIDES = {
-    "town": ("The market of {o} sells its {x}.", "It lies a day from {o}.", "{o} buys its {x}."),
-    "person": ("In later years the home was {o}.", "{p} was a friend.", "A prize came in {year}, in {o}."),
-    "work": ("{p} paid for it.", "It was shown in {o} in {year}.", "{p} did not like it."),
-}
-
-
-def _add_asides(rng: random.Random, world: World) -> None:
-    for title in sorted(world.pages):
-        kind = "work" if title in world.works else "town" if (title, "river") in world.facts else "person"
-        aside = rng.choice(ASIDES[kind]).format(
-            o=rng.choice(world.towns),
-            p=rng.choice(world.people),
-            x=rng.choice(w.PRODUCTS),
-            year=rng.randint(1920, 2019),
-        )
-        world.pages[title] += " " + aside
-
-
 def _pool(rng: random.Random, names: tuple[str, ...], size: int | None) -> tuple[str, ...]:
     return tuple(rng.sample(names, size)) if size else names
 
 
-def make_world(
-    rng: random.Random, people: int, works: int, towns: int, held: bool, pool: int | None = None, asides: bool = False
-) -> World:
-    """Make a world of the given size; a small `pool` of name words makes names overlap, so that passages distract.
-
-    `asides` adds a sentence to each page that names another town, person, product or year.
-    """
+def make_world(rng: random.Random, people: int, works: int, towns: int, held: bool, pool: int | None = None) -> World:
+    """Make a world of the given size; a small `pool` of name words makes names overlap, so that passages distract."""
     world = World()
     given, surnames = _pool(rng, w.GIVEN, pool), _pool(rng, w.SURNAMES, pool)
     adjectives, nouns = _pool(rng, w.ADJECTIVES, pool), _pool(rng, w.NOUNS, pool)
@@ -156,8 +131,6 @@ def make_world(
         world.works[title] = kind
         world.pages[title] = f"{title} " + rng.choice(WORKS[kind][0]).format(year=year, p=person)
         world.state(title, "maker", person, f"{title} was {MADE[kind]} by {person}.")
-    if asides:
-        _add_asides(rng, world)
     return world
 
 
