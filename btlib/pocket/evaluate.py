@@ -15,11 +15,11 @@ from itertools import islice
 from pathlib import Path
 
 import dspy
+from dspy.lm15 import Config, Message, Request
 
 from btlib.files import write_json
 from btlib.lm import load_lm
 from btlib.lm.engine import SLOTS
-from btlib.meter import quiet
 from btlib.pocket import corpus
 
 SEED = 77
@@ -40,11 +40,16 @@ class Score:
 
 def answers(folder: Path, documents: list[corpus.Document], max_tokens: int = 96) -> list[str]:
     """Let the LM write each document's last turn, greedily; returns the assistants' texts in order."""
-    lm = load_lm(str(folder))
-    with quiet(True), ThreadPoolExecutor(SLOTS) as pool:
-        return list(
-            pool.map(lambda d: lm(messages=list(d.messages[:-1]), max_tokens=max_tokens, cache=False)[0], documents)
-        )
+    engine = load_lm(str(folder)).engine
+
+    def answer(document: corpus.Document) -> str:
+        system, *turns = document.messages[:-1]
+        said = tuple(getattr(Message, turn["role"])(turn["content"]) for turn in turns)
+        config = Config(max_tokens=max_tokens, temperature=0.0)
+        return engine.complete(Request(engine.model_id, said, system=system["content"], config=config)).text
+
+    with ThreadPoolExecutor(SLOTS) as pool:
+        return list(pool.map(answer, documents))
 
 
 def followed(document: corpus.Document, text: str) -> bool:
