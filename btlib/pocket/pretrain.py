@@ -197,7 +197,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
         mean, taught = loss(model, batch, device)
         if seen > (1 - recipe.guesses) * recipe.tokens:
             rng = random.Random(f"guesses:{recipe.seed}:{rank}:{state['step']}")
-            mean = mean + lesson(model, [guess_row(rng, tokenizer) for _ in range(GUESS_ROWS // ranks)])[0]
+            mean = mean + lesson(model, [guess_row(rng, tokenizer) for _ in range(max(1, GUESS_ROWS // ranks))])[0]
         mean.backward()
         tokens, taught = share([float(batch.tokens), float(taught)])
         before, seen = seen, seen + round(tokens * ranks)
