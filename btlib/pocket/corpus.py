@@ -20,8 +20,8 @@ from btlib.pocket.families import Drawn
 FAMILIES = {
     "query": (families.query, 0.16),
     "answer": (families.answer, 0.16),
-    "problem": (families.problem, 0.22),
-    "classes": (classes.classify, 0.34),
+    "problem": (families.problem, 0.28),
+    "classes": (classes.classify, 0.28),
     "lookup": (skills.lookup, 0.05),
     "rule": (skills.rule, 0.05),
     "arithmetic": (skills.arithmetic, 0.10),

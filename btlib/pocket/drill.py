@@ -1,10 +1,10 @@
-"""Drill two skills in dense lists, before all else: copying, then classification.
+"""Drill three skills in dense lists, before all else: copying, then classification, then sums.
 
 Everything that the embedded LM is for needs a token to be found again and what followed it to be copied (an induction
 head). On documents alone that came late; lists of words that come twice started it (data/pocket-lm/README.md). Their
 lengths vary, because a list of one length can be repeated by attending a fixed number of tokens back, which is of no
 use. Classification builds on it: a digit like this one was followed by which label? A document has at most seven labels
-to learn from; a list of digits and labels teaches a label every dozen tokens.
+to learn from; a list of digits and labels teaches a label every dozen tokens. Sums are what word problems waited for.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from btlib.pocket import classes, corpus
+from btlib.pocket import problems as p
 from btlib.pocket import words as w
 from btlib.pocket.batches import autocast
 
-ROWS = {"copying": 64, "classes": 64}  # a step, over all processes
-TOP = {"copying": 8, "classes": 5}  # levels of difficulty, from 0
+ROWS = {"copying": 64, "classes": 64, "sums": 64}  # a step, over all processes
+TOP = {"copying": 8, "classes": 5, "sums": 3}  # levels of difficulty, from 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,32 @@ def class_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast, level: int
         ids += [*start, *label, *end]
         learned += [False] * len(start) + [index in seen] + [False] * (len(label) - 1 + len(end))
         seen.add(index)
+    return ids, learned
+
+
+def sum_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast, level: int) -> tuple[list[int], list[bool]]:
+    """Draw chains of sums as solutions write them; the results are to be learned. Larger numbers with each level."""
+    ids, learned, done = [], [], 0
+    while done < 8:
+        total, length, words = rng.randint(2, 60), rng.randint(1, 4), rng.random() < 0.4
+        for i in range(length):
+            sign = rng.choice("++--*/")
+            k = p.operand(rng, sign, total, 0.25 * level)
+            if k is None:
+                continue
+            result = p.apply(total, sign, k)
+            if words:
+                start = "First, " if i == 0 else " Then, "
+                before, after = f"{start}{total} {p.SAID[sign]} {k} is ", "."
+            else:
+                before, after = f"{' ' * (i > 0)}{total} {sign} {k} = ", "."
+            for text, flag in ((before, False), (str(result), True), (after, False)):
+                piece = tokenizer.encode(text)
+                ids += piece
+                learned += [flag] * len(piece)
+            total, done = result, done + 1
+        ids += tokenizer.encode("\n\n")
+        learned += [False] * (len(ids) - len(learned))
     return ids, learned
 
 

@@ -134,7 +134,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     from btlib.pocket import progress
     from btlib.pocket.batches import batches
     from btlib.pocket.checkpoint import export, load_checkpoint, save_checkpoint
-    from btlib.pocket.drill import ROWS, TOP, class_row, copy_row, drill, guess_row, lesson, word_list
+    from btlib.pocket.drill import ROWS, TOP, class_row, copy_row, drill, guess_row, lesson, sum_row, word_list
 
     torch.set_num_threads(1)
     out, ranks, device = Path(folder), recipe.processes, "cuda" if torch.cuda.is_available() else "cpu"
@@ -175,6 +175,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
         draws = {
             "copying": lambda rng, level: copy_row(rng, words, level),
             "classes": lambda rng, level: class_row(rng, tokenizer, level),
+            "sums": lambda rng, level: sum_row(rng, tokenizer, level),
         }
         rows = ROWS[kind] // ranks
         seen = drill(

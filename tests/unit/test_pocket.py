@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from itertools import islice
 
 import dspy
@@ -196,6 +197,15 @@ def test_the_class_drill_teaches_labels_that_came_before(small_tokenizer):
         assert len(ids) == len(learned)
         for i, flag in enumerate(learned):
             assert not flag or ids[i] in ids[:i]
+
+
+def test_the_drill_of_sums_learns_the_results_and_they_are_right(small_tokenizer):
+    for seed in range(20):
+        ids, learned = drill.sum_row(random.Random(seed), small_tokenizer, level=seed % 4)
+        text = small_tokenizer.decode(ids)
+        assert all(small_tokenizer.decode([i]).isdigit() for i, flag in zip(ids, learned, strict=True) if flag)
+        for left, sign, right, result in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", text):
+            assert problems.apply(int(left), sign, int(right)) == int(result)
 
 
 def test_a_row_of_guessing_ends_in_the_label_and_learns_it_alone(small_tokenizer):
