@@ -30,10 +30,10 @@ def classify(rng: random.Random, count: int) -> Drawn:
     first feature, a low one to the label listed first. The list is in any order; from small to large it would give Iris
     away, whose signature lists the species so.
     """
-    easy = rng.random() < 0.4
+    blind = count == 1
+    easy = not blind and rng.random() < 0.4  # without demonstrations two classes would be no easier to learn
     labels = w.label_words(rng, 2 if easy else rng.choice((2, 3, 3, 3, 4)))
     features = feature_names(rng, rng.choice((1, 2)) if easy else rng.choice((2, 3, 4, 4, 4, 5)))
-    blind = count == 1
     key = features[0] if blind or rng.random() < 0.4 else rng.choice(features)
     shapes = {f: shape(rng, len(labels), key == f, (0.04, 0.1 if easy else 0.22), rng.random() < 0.1) for f in features}
     unit, being, kind = rng.choice(w.UNITS), rng.choice(w.BEINGS), rng.choice(w.KINDS)

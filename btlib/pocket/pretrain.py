@@ -42,7 +42,7 @@ class Recipe:
     adam_rate: float = 2e-3
     drill_steps: int = 400  # at most, for each drill: it ends when its goal is reached at the top level
     drill_muon_rate: float = 0.012
-    guesses: float = 0.2  # last share of `tokens`, in which every step has some rows more: labels to be guessed
+    guesses: float = 0.4  # last share of `tokens`, in which every step has some rows more: labels to be guessed
     warmup: float = 240e3  # tokens
     decay: float = 0.7  # share of `tokens`
 
