@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import tempfile
@@ -18,14 +19,10 @@ from pathlib import Path
 
 from btlib.errors import BtlibError
 from btlib.files import write_json
+from btlib.pocket.model import SIZES, make_model, share_spelling
 
 LOG_EVERY, SAVE_SECONDS, SNAPSHOTS = 20, 240, 10
 GUESS_ROWS = 8  # a step, over all processes
-SIZES = {  # hidden, MLP, layers, heads, KV heads: about a third, one and three times 2.9 million weights
-    "pocket-s": (128, 344, 4, 4, 2),
-    "pocket": (192, 512, 6, 6, 3),
-    "pocket-l": (320, 832, 7, 10, 5),
-}
 
 
 @dataclass(frozen=True)
@@ -51,50 +48,6 @@ def rate(recipe: Recipe, tokens: float) -> float:
     """Return the factor on the learning rates after `tokens` tokens: warm up, stay at 1, fall linearly to 0."""
     left = 1 - tokens / recipe.tokens
     return max(0.0, min(1.0, 0.01 + tokens / recipe.warmup, left / recipe.decay))
-
-
-def make_model(size: str, vocabulary: int):
-    """Build the LM with fresh weights, in fp32: a Llama with tied embeddings."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    hidden, mlp, layers, heads, kv = SIZES[size]
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    model = LlamaForCausalLM(config)
-    model.set_attn_implementation("sdpa")
-    return model
-
-
-def share_spelling(model, tokenizer) -> int:
-    """Give each word the same vector with and without its leading space, up to one common offset; returns how many.
-
-    Copying a name to the start of a line changes its token (" Maro" -> "Maro"). With unrelated vectors every such pair
-    has to be learned on its own, and copying came late.
-    """
-    import torch
-
-    vocabulary = tokenizer.get_vocab()
-    pairs = [
-        (i, vocabulary["Ġ" + t]) for t, i in vocabulary.items() if t.isalpha() and len(t) > 2 and "Ġ" + t in vocabulary
-    ]
-    table = model.get_input_embeddings().weight.data
-    bare, spaced = torch.tensor(sorted(pairs)).T
-    offset = torch.randn(table.shape[1], generator=torch.Generator().manual_seed(0)) * table.std()
-    mean = table[bare].mean(0), table[spaced].mean(0)
-    shared = (table[bare] - mean[0] + table[spaced] - mean[1]) / 2**0.5
-    table[bare], table[spaced] = mean[0] + shared, mean[1] + shared + offset
-    return len(pairs)
 
 
 def loss(model, batch, device: str = "cpu"):
@@ -138,7 +91,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
 
     torch.set_num_threads(1)
     out, ranks, device = Path(folder), recipe.processes, "cuda" if torch.cuda.is_available() else "cpu"
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     tokenizer = AutoTokenizer.from_pretrained(out)
     torch.manual_seed(recipe.seed)
@@ -150,7 +103,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
 
     def share(numbers: list[float]) -> list[float]:
         """Average gradients over the processes, and some numbers with them."""
-        if os.getppid() != parent:
+        if parent and not parent.is_alive():
             raise SystemExit("the command that started this process is gone")
         if ranks == 1:
             return numbers

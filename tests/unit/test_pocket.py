@@ -11,6 +11,7 @@ from dspy.adapters import ChatAdapter
 
 from btlib.errors import BtlibError
 from btlib.pocket import batches, checkpoint, classes, corpus, drill, families, pretrain, problems, progress, tokenizer
+from btlib.pocket.model import make_model
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +113,13 @@ def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
 
     torch.manual_seed(0)
     recipe = pretrain.Recipe(tokens=1e5)
-    model = pretrain.make_model("pocket", 64)
+    model = make_model("pocket", 64)
     optims = pretrain.optimizers(model, recipe)
     model(input_ids=torch.arange(32).view(1, -1)).logits.sum().backward()
     for optim in optims:
         optim.step()
     checkpoint.save_checkpoint(tmp_path, model, optims, {"step": 7})
-    again = pretrain.make_model("pocket", 64)
+    again = make_model("pocket", 64)
     others = pretrain.optimizers(again, recipe)
     assert checkpoint.load_checkpoint(tmp_path, again, others) == {"step": 7}
     for p, q in zip(model.parameters(), again.parameters(), strict=True):
@@ -221,7 +222,7 @@ def test_a_lesson_counts_only_what_is_to_be_learned(small_tokenizer):
     import torch
 
     torch.manual_seed(0)
-    model = pretrain.make_model("pocket-s", len(small_tokenizer)).eval()
+    model = make_model("pocket-s", len(small_tokenizer)).eval()
     rows = [([5, 6, 7, 8], [False, False, True, True]), ([9, 10], [False, True])]
     mean, right = drill.lesson(model, rows)
     each = [
@@ -258,7 +259,7 @@ def test_the_drill_trains(small_tokenizer):
     import torch
 
     torch.manual_seed(0)
-    model = pretrain.make_model("pocket", len(small_tokenizer))
+    model = make_model("pocket", len(small_tokenizer))
     before = model.lm_head.weight.detach().clone()
     words = drill.word_list(small_tokenizer)
     optims = pretrain.optimizers(model, pretrain.Recipe())
