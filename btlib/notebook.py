@@ -40,6 +40,7 @@ def start_notebook(source: Path, target: Path, parameters: dict, folder: Path, s
     env = os.environ | {
         "JUPYTER_PATH": str(folder),
         "JUPYTER_RUNTIME_DIR": str(scratch),
+        "TMPDIR": str(scratch),  # the kernel is ended by a signal: what it leaves there goes with the scratch folder
         "DSPY_CACHEDIR": str(scratch / "dspy"),
         "BTLIB_PROGRESS": str(scratch / "progress"),
         "TOKENIZERS_PARALLELISM": "false",

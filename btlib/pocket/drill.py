@@ -10,6 +10,7 @@ to learn from; a list of digits and labels teaches a label every dozen tokens. S
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from btlib.pocket import classes, corpus
 from btlib.pocket import problems as p
 from btlib.pocket import words as w
-from btlib.pocket.batches import autocast
+from btlib.pocket.batches import MAX_TOKENS, autocast
 
 ROWS = {"copying": 64, "classes": 64, "sums": 64}  # a step, over all processes
 TOP = {"copying": 8, "classes": 5, "sums": 3}  # levels of difficulty, from 0
@@ -134,6 +135,30 @@ def guess_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast) -> tuple[l
             prompt = tokenizer.apply_chat_template(list(messages[:-1]), tokenize=False, add_generation_prompt=True)
             ids = tokenizer.encode(prompt + said[: said.index(mark)])
             return [*ids, tokenizer.encode(mark)[0]], [False] * len(ids) + [True]
+
+
+def read_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[bool]]:
+    """Draw a classification with demonstrations, of which the labels that came before are to be learned, and no more.
+
+    They are what in-context learning is about, and a few among hundreds of tokens. Without such rows the rows of
+    guessing won: a label that an earlier demonstration shows for the very digit was copied in two cases of three.
+    """
+    while True:
+        document = corpus.to_document(*corpus.draw(rng, "classes", rng.choice((2, 3, 4, 6))))
+        ids: list[int] = []
+        learned: list[bool] = []
+        shown: set[str] = set()
+        for message in document.messages:
+            said, label = message["content"], ""
+            if message["role"] == "assistant" and (found := re.search(r" (\S+) fits best\.", said)):
+                label, said = found.group(1), said[: found.start()]
+            start = tokenizer.encode(f"<|{message['role']}|>{said}")
+            end = tokenizer.encode(message["content"][len(said) :] + "<|end|>")
+            ids += start + end
+            learned += [False] * len(start) + [label in shown] + [False] * (len(end) - 1)
+            shown |= {label} - {""}
+        if any(learned) and len(ids) <= MAX_TOKENS:
+            return ids, learned
 
 
 def lesson(model, drawn: list[tuple[list[int], list[bool]]]) -> tuple[torch.Tensor, float]:

@@ -22,7 +22,7 @@ from btlib.files import write_json
 from btlib.pocket.model import SIZES, make_model, share_spelling
 
 LOG_EVERY, SAVE_SECONDS, SNAPSHOTS = 20, 240, 10
-GUESS_ROWS = 8  # a step, over all processes
+GUESS_ROWS, READ_ROWS = 8, 8  # a step, over all processes
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,17 @@ class Recipe:
     guesses: float = 0.4  # last share of `tokens`, in which every step has some rows more: labels to be guessed
     warmup: float = 240e3  # tokens
     decay: float = 0.7  # share of `tokens`
+    closing: float = 1.5e6  # tokens after those, with rows of labels to be read from demonstrations besides
+    closing_rate: float = 0.25  # share of the rates that the closing part begins with
 
 
 def rate(recipe: Recipe, tokens: float) -> float:
-    """Return the factor on the learning rates after `tokens` tokens: warm up, stay at 1, fall linearly to 0."""
+    """Return the factor on the learning rates after `tokens` tokens: warm up, stay at 1, fall linearly to 0; then, in
+    the closing part, the same with a lower top and nothing between.
+    """
+    if tokens >= recipe.tokens and recipe.closing:
+        done = (tokens - recipe.tokens) / recipe.closing
+        return recipe.closing_rate * max(0.0, min(1.0, 0.01 + 20 * done, 1 - done))
     left = 1 - tokens / recipe.tokens
     return max(0.0, min(1.0, 0.01 + tokens / recipe.warmup, left / recipe.decay))
 
@@ -84,10 +91,10 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     import torch.distributed as dist
     from transformers import AutoTokenizer
 
+    from btlib.pocket import drill as drills
     from btlib.pocket import progress
     from btlib.pocket.batches import batches
     from btlib.pocket.checkpoint import export, load_checkpoint, save_checkpoint
-    from btlib.pocket.drill import ROWS, TOP, class_row, copy_row, drill, guess_row, lesson, sum_row, word_list
 
     torch.set_num_threads(1)
     out, ranks, device = Path(folder), recipe.processes, "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,35 +130,39 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
 
     def practise(kind: str) -> None:
         """Run a drill, with rates of its own."""
-        began, words = time.time(), word_list(tokenizer)
+        began, words = time.time(), drills.word_list(tokenizer)
         optims[0].param_groups[0]["lr"], optims[1].param_groups[0]["lr"] = recipe.drill_muon_rate, 1e-3
         draws = {
-            "copying": lambda rng, level: copy_row(rng, words, level),
-            "classes": lambda rng, level: class_row(rng, tokenizer, level),
-            "sums": lambda rng, level: sum_row(rng, tokenizer, level),
+            "copying": lambda rng, level: drills.copy_row(rng, words, level),
+            "classes": lambda rng, level: drills.class_row(rng, tokenizer, level),
+            "sums": lambda rng, level: drills.sum_row(rng, tokenizer, level),
         }
-        rows = ROWS[kind] // ranks
-        seen = drill(
-            model, optims, draws[kind], f"{kind}:{recipe.seed}:{rank}", recipe.drill_steps, rows, share, TOP[kind]
-        )
+        rows, top, name = drills.ROWS[kind] // ranks, drills.TOP[kind], f"{kind}:{recipe.seed}:{rank}"
+        seen = drills.drill(model, optims, draws[kind], name, recipe.drill_steps, rows, share, top)
         state["seconds"] += time.time() - began
         state["drills"].append(kind)
         if rank == 0:
             right, seconds = 100 * sum(seen[-20:]) / len(seen[-20:]), time.time() - began
             print(f"drill of {kind}: {len(seen)} steps, {seconds:.0f} s, {right:.0f}% right at last", flush=True)
 
-    for kind in ROWS if recipe.drill_steps else ():
+    def rows_of(draw, count: int, rng: random.Random):
+        """Return the loss of this process's part of `count` rows."""
+        return drills.lesson(model, [draw(rng, tokenizer) for _ in range(max(1, count // ranks))])[0]
+
+    for kind in drills.ROWS if recipe.drill_steps else ():
         if kind not in state["drills"]:
             practise(kind)
     stream = batches(tokenizer, recipe.seed, rank, ranks, recipe.batch_tokens, state["pools"], recipe.makers)
     began, saved = time.time() - state["seconds"], time.time()
-    seen, recent, end = state["tokens"], [], recipe.tokens
+    seen, recent, end = state["tokens"], [], recipe.tokens + recipe.closing
     while seen < end:
         batch = next(stream)
         mean, taught = loss(model, batch, device)
         if seen > (1 - recipe.guesses) * recipe.tokens:
             rng = random.Random(f"guesses:{recipe.seed}:{rank}:{state['step']}")
-            mean = mean + lesson(model, [guess_row(rng, tokenizer) for _ in range(max(1, GUESS_ROWS // ranks))])[0]
+            mean = mean + rows_of(drills.guess_row, GUESS_ROWS, rng)
+            if seen >= recipe.tokens:
+                mean = mean + rows_of(drills.read_row, READ_ROWS, rng)
         mean.backward()
         tokens, taught = share([float(batch.tokens), float(taught)])
         before, seen = seen, seen + round(tokens * ranks)
@@ -166,7 +177,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
         if rank == 0 and state["step"] % LOG_EVERY == 0:
             progress.report(out, state, sum(recent) / len(recent), end, rate(recipe, seen))
             recent = []
-        if rank == 0 and int(SNAPSHOTS * seen / recipe.tokens) > int(SNAPSHOTS * before / recipe.tokens):
+        if rank == 0 and int(SNAPSHOTS * seen / end) > int(SNAPSHOTS * before / end):
             export(model, tokenizer, out / "snapshots" / f"{seen}")
         if rank == 0 and (time.time() - saved > SAVE_SECONDS or seen >= end):
             save_checkpoint(out, model, optims, state)

@@ -102,10 +102,12 @@ def test_lessons_are_the_assistants_tokens(small_tokenizer):
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
-    recipe = pretrain.Recipe(tokens=1e7)
+    recipe = pretrain.Recipe(tokens=1e7, closing=1e6)
     assert pretrain.rate(recipe, 0) < 0.05
     assert pretrain.rate(recipe, 2e6) == 1 > pretrain.rate(recipe, 6e6)
-    assert pretrain.rate(recipe, 0.999e7) < 0.01 and pretrain.rate(recipe, 1e7) == pretrain.rate(recipe, 1.1e7) == 0
+    assert pretrain.rate(recipe, 0.999e7) < 0.01
+    closing = [pretrain.rate(recipe, tokens) for tokens in (1e7, 1.01e7, 1.05e7, 1.1e7, 1.2e7)]
+    assert closing[0] < 0.01 and closing[2] == recipe.closing_rate / 2 < closing[1] and closing[3] == closing[4] == 0
 
 
 def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
@@ -216,6 +218,16 @@ def test_a_row_of_guessing_ends_in_the_label_and_learns_it_alone(small_tokenizer
         text = small_tokenizer.decode(ids)
         label = text.split()[-1]
         assert " fits best" not in text and label in text[: -len(label)]
+
+
+def test_a_row_of_reading_learns_labels_that_a_demonstration_has_shown(small_tokenizer):
+    for seed in range(10):
+        ids, learned = drill.read_row(random.Random(seed), small_tokenizer)
+        text = small_tokenizer.decode(ids)
+        assert small_tokenizer.encode(text) == ids and len(ids) == len(learned) and text.endswith("<|end|>")
+        for i, flag in enumerate(learned):
+            assert not flag or re.search(r"of at least \d$", small_tokenizer.decode(ids[:i]))
+            assert not flag or small_tokenizer.decode(ids[i:]).split(" fits")[0] in small_tokenizer.decode(ids[:i])
 
 
 def test_a_lesson_counts_only_what_is_to_be_learned(small_tokenizer):

@@ -17,7 +17,7 @@ from btlib.pocket import pretrain
 import torch.multiprocessing as mp
 
 if __name__ == "__main__":
-    recipe = pretrain.Recipe("pocket-s", tokens=float(sys.argv[2]), batch_tokens=512, drill_steps=0)
+    recipe = pretrain.Recipe("pocket-s", tokens=float(sys.argv[2]), batch_tokens=512, drill_steps=0, closing=12e3)
     mp.spawn(pretrain.train, (recipe, sys.argv[1], sys.argv[3]), nprocs=2)
 """
 
