@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 from rich.console import Console
@@ -22,7 +23,7 @@ from btlib.estimate import ASSUMED, CALLS, Throughput, cost, estimate, total
 from btlib.grid import run_grid
 from btlib.jobs import Job, default_workers, plan
 from btlib.lm.known import known
-from btlib.notebook import last_error
+from btlib.notebook import kernel_folder, last_error, start_notebook, stop_notebook
 from btlib.presets import PRESETS
 from btlib.runs import RunSpec, read_run
 from btlib.strategies import STRATEGIES
@@ -196,6 +197,21 @@ def test_a_stored_run_without_a_notebook_gets_one(world, tmp_path):
     notebook = read_run(specs[0], tmp_path).folder / "notebook.ipynb"
     notebook.unlink()
     assert run_grid(specs, tmp_path, 1, lambda *_: None, world)[0].state == "done" and notebook.exists()
+
+
+def test_what_a_notebook_leaves_in_temporary_folders_goes_with_its_scratch_folder(tmp_path):
+    source, scratch = run_notebook(tmp_path / "run.ipynb"), tmp_path / "scratch"
+    scratch.mkdir()
+    notebook = nbformat.read(source, 4)
+    notebook.cells[2].source = "import tempfile\nprint(tempfile.mkdtemp())"
+    nbformat.write(notebook, source)
+    process = start_notebook(source, tmp_path / "out.ipynb", {}, kernel_folder(scratch), scratch)
+    try:
+        assert process.wait(60) == 0
+    finally:
+        stop_notebook(process)
+    (said,) = nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs
+    assert Path(said.text.strip()).parent == scratch
 
 
 def test_the_reason_of_a_dead_process_is_its_last_line_or_its_signal(tmp_path):
