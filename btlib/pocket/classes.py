@@ -23,12 +23,12 @@ def value(rng: random.Random, drawn: tuple[list[float], float, bool], index: int
     return str(max(round(number), 1)) if whole else f"{min(max(number, 0.1), 9.9):.1f}"
 
 
-def classify(rng: random.Random, count: int) -> Drawn:
+def classify(rng: random.Random, count: int, leaning: float = LEANING) -> Drawn:
     """Draw a classification task: two to four classes, one to five features, one of which is looked at.
 
     Without demonstrations nothing tells the class, and the guess leans on what says little: the last digit of the
-    first feature, a low one to the label listed first. The list is in any order; from small to large it would give Iris
-    away, whose signature lists the species so.
+    first feature, a low one to the label listed first; `leaning` is the share that does so. The list is in any order;
+    from small to large it would give Iris away, whose signature lists the species so.
     """
     blind = count == 1
     easy = not blind and rng.random() < 0.4  # without demonstrations two classes would be no easier to learn
@@ -57,7 +57,7 @@ def classify(rng: random.Random, count: int) -> Drawn:
     ).format(b=being, u=unit, k=kind, p=" and ".join(sorted({f.split("_")[0] for f in features})))
     shown = rng.sample(labels, len(labels))
     due = guess(examples[0][key], shown)
-    if blind and rng.random() < LEANING:
+    if blind and rng.random() < leaning:
         examples = [{**examples[0], "reasoning": reasoning(style, key, examples[0][key], due), output: due}]
     description = listed(shown) if blind or rng.random() < 0.75 else ""
     return Drawn(

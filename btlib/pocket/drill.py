@@ -123,13 +123,17 @@ def sum_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast, level: int) 
     return ids, learned
 
 
-def guess_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[bool]]:
+def guess_row(
+    rng: random.Random, tokenizer: PreTrainedTokenizerFast, leaning: float = classes.LEANING
+) -> tuple[list[int], list[bool]]:
     """Draw a document without demonstrations up to the label that it guesses, which alone is to be learned.
 
     A document has one such label among dozens of tokens that are easier; on documents alone the habit did not come.
+    With a low `leaning` it becomes less sure, and stays: an LM that is sure of its guesses learns nothing from those
+    that happen to be right.
     """
     while True:
-        messages = corpus.to_document(drawn := classes.classify(rng, 1), 0).messages
+        messages = corpus.to_document(drawn := classes.classify(rng, 1, leaning), 0).messages
         said, mark = messages[-1]["content"], f" {drawn.examples[0][drawn.output]} fits best."
         if mark in said:
             prompt = tokenizer.apply_chat_template(list(messages[:-1]), tokenize=False, add_generation_prompt=True)

@@ -15,6 +15,7 @@ import random
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from btlib.errors import BtlibError
@@ -44,6 +45,7 @@ class Recipe:
     decay: float = 0.7  # share of `tokens`
     closing: float = 1.5e6  # tokens after those, with rows of labels to be read from demonstrations besides
     closing_rate: float = 0.25  # share of the rates that the closing part begins with
+    closing_leaning: float = 0.8  # share of guesses that follow the habit there; before it is classes.LEANING
 
 
 def rate(recipe: Recipe, tokens: float) -> float:
@@ -95,6 +97,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     from btlib.pocket import progress
     from btlib.pocket.batches import batches
     from btlib.pocket.checkpoint import export, load_checkpoint, save_checkpoint
+    from btlib.pocket.classes import LEANING
 
     torch.set_num_threads(1)
     out, ranks, device = Path(folder), recipe.processes, "cuda" if torch.cuda.is_available() else "cpu"
@@ -160,7 +163,8 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
         mean, taught = loss(model, batch, device)
         if seen > (1 - recipe.guesses) * recipe.tokens:
             rng = random.Random(f"guesses:{recipe.seed}:{rank}:{state['step']}")
-            mean = mean + rows_of(drills.guess_row, GUESS_ROWS, rng)
+            leaning = LEANING if seen < recipe.tokens else recipe.closing_leaning
+            mean = mean + rows_of(partial(drills.guess_row, leaning=leaning), GUESS_ROWS, rng)
             if seen >= recipe.tokens:
                 mean = mean + rows_of(drills.read_row, READ_ROWS, rng)
         mean.backward()
