@@ -45,7 +45,7 @@ class Recipe:
     decay: float = 0.7  # share of `tokens`
     closing: float = 1.5e6  # tokens after those, with rows of labels to be read from demonstrations besides
     closing_rate: float = 0.25  # share of the rates that the closing part begins with
-    closing_leaning: float = 0.8  # share of guesses that follow the habit there; before it is classes.LEANING
+    closing_leaning: float = 0.25  # share of guesses that follow the habit there; before it is classes.LEANING
 
 
 def rate(recipe: Recipe, tokens: float) -> float:
