@@ -78,7 +78,7 @@ class Preset:
     lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = _ATTENTION_AND_MLP
     epochs: int = 5
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     batch_size: int = 8  # effective: micro_batch_size times the gradient accumulation steps
     micro_batch_size: int = 8  # rows at once, to start with: halved where memory is full
     gradient_checkpointing: bool = False  # less memory, more time: activations are computed twice
