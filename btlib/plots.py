@@ -7,7 +7,7 @@ given axes and returns them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -45,29 +45,59 @@ def kind(strategy: str) -> str:
 
 
 def score_panels(cells: pd.DataFrame, published: pd.Series | None = None) -> plt.Figure:
-    """Draw `btlib.results.summarize`'s rows: a panel a task, a row a strategy, a dot with its 95% interval.
+    """Draw `btlib.results.summarize`'s rows: a panel a task and LM, a row a strategy, a dot with its 95% interval.
 
-    `published` (a series like `btlib.paper.table1`) adds a small grey tick for the mean over the paper's LMs. A cell
+    `published` (a series like `btlib.paper.table1`) adds a small black tick for the mean over the paper's LMs. A cell
     without a score reads "–".
     """
     tasks = [task for task in TASK_ORDER if task in set(cells["task"])]
-    figure, panels = plt.subplots(1, len(tasks), figsize=(3.4 * len(tasks), 3.4), sharey=True, squeeze=False)
-    for axes, task in zip(panels[0], tasks, strict=True):
-        rows = cells[cells["task"] == task].drop_duplicates("strategy").set_index("strategy")
-        for y, strategy in enumerate(ORDER):
-            if strategy in rows.index:
-                draw_score(axes, y, rows.loc[strategy], KINDS[kind(strategy)])
-            if published is not None:
-                scores = published[[t == task and s == strategy for _, t, s in published.index]].dropna()
-                axes.plot(
-                    scores.mean(), y, "|", color="black", markersize=9, label="paper, mean of 3 LMs" if not y else None
-                )
-        axes.set(title=TASK_NAMES[task], xlabel="test score (%)", xlim=(-2, 102), yticks=range(len(ORDER)))
-        axes.set_yticklabels([LABELS[s] for s in ORDER])
+    models = list(dict.fromkeys(cells["model"]))
+    size = (3.4 * len(tasks), 0.6 + 2.8 * len(models))
+    figure, panels = plt.subplots(len(models), len(tasks), figsize=size, sharey=True, sharex=True, squeeze=False)
+    for line, model in zip(panels, models, strict=True):
+        for axes, task in zip(line, tasks, strict=True):
+            mine = cells[(cells["task"] == task) & (cells["model"] == model)]
+            rows = mine.drop_duplicates("strategy").set_index("strategy")
+            for y, strategy in enumerate(ORDER):
+                if strategy in rows.index:
+                    draw_score(axes, y, rows.loc[strategy], KINDS[kind(strategy)])
+                if published is not None:
+                    scores = published[[t == task and s == strategy for _, t, s in published.index]].dropna()
+                    label = "paper, mean of 3 LMs" if not y else None
+                    axes.plot(scores.mean(), y, "|", color="black", markersize=9, label=label)
+            name = TASK_NAMES[task] if len(models) == 1 else f"{TASK_NAMES[task]}, {model}"
+            axes.set(title=name, xlim=(-2, 102), yticks=range(len(ORDER)))
+            axes.set_yticklabels([LABELS[s] for s in ORDER])
+    for axes in panels[-1]:
+        axes.set_xlabel("test score (%)")
     panels[0][0].invert_yaxis()
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=c, label=name) for name, c in KINDS.items()]
     handles += [h for h in panels[0][0].get_legend_handles_labels()[0][:1]]
     figure.legend(handles=handles, loc="upper center", ncols=len(handles), bbox_to_anchor=(0.5, 0.02), columnspacing=1)
+    figure.tight_layout()
+    return figure
+
+
+def score_against_size(cells: pd.DataFrame, weights: Mapping[str, int]) -> plt.Figure:
+    """Draw test score against the LM's number of weights (`weights[model]`): a panel a task, a line each for vanilla,
+    Π, Θ and Π→Θ, with 95% intervals. Models without an entry are left out.
+    """
+    tasks = [task for task in TASK_ORDER if task in set(cells["task"])]
+    figure, panels = plt.subplots(1, len(tasks), figsize=(3.4 * len(tasks), 3.2), sharey=True, squeeze=False)
+    cells = cells[cells["model"].isin(weights)].assign(weights=cells["model"].map(weights)).sort_values("weights")
+    for axes, task in zip(panels[0], tasks, strict=True):
+        for place, strategy in enumerate(("", "p", "w", "p -> w")):
+            rows = cells[(cells["task"] == task) & (cells["strategy"] == strategy)].dropna(subset="score")
+            x = rows["weights"] / 1e6 * (1 + 0.02 * place)  # side by side, so that intervals stay apart
+            error = [rows["score"] - rows["low"], rows["high"] - rows["score"]]
+            label = LABELS[strategy].replace("Vanilla Zero-shot", "vanilla")
+            axes.errorbar(x, rows["score"], error, marker="o", markersize=4, color=KINDS[kind(strategy)], label=label)
+        ticks = sorted({weights[m] / 1e6 for m in cells["model"]})
+        axes.set(title=TASK_NAMES[task], xlabel="weights (millions)", xscale="log", ylim=(-2, 102))
+        axes.set_xticks(ticks, [f"{t:.1f}" for t in ticks])
+        axes.minorticks_off()
+    panels[0][0].set_ylabel("test score (%)")
+    panels[0][-1].legend(fontsize=8)
     figure.tight_layout()
     return figure
 
