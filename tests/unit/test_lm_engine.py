@@ -131,7 +131,19 @@ def test_same_logits_in_any_order_and_slot_count(tmp_path, monkeypatch, dtype, h
     assert all(run == runs[0] for run in runs[1:])
 
 
-def test_same_answers_with_hundreds_of_rows(tmp_path):
+def together(monkeypatch, engine, count: int) -> None:
+    """Let nothing in before `count` requests have come, so that what meets does not depend on the machine's load."""
+    admit = engine.scheduler._admit
+
+    def when_all_are_here():
+        while engine.counters()["requests"] < count:
+            time.sleep(0.001)
+        return admit()
+
+    monkeypatch.setattr(engine.scheduler, "_admit", when_all_are_here)
+
+
+def test_same_answers_with_hundreds_of_rows(tmp_path, monkeypatch):
     """Two hundred rows at once, some without a shared prefix among them, against seven at a time."""
     checkpoint = check("tiny", tiny_lm_folder(tmp_path))
     asked = [(None if i % 9 == 0 else system, f"{i} {user}") for i, (system, user) in enumerate(conversations(200))]
@@ -139,10 +151,11 @@ def test_same_answers_with_hundreds_of_rows(tmp_path):
     for slots in (256, 7):
         engine = Engine(checkpoint, device="cpu", dtype="float32", slots=slots)
         requests = [request(engine, s, u, temperature=1.0, max_tokens=2 + i % 5) for i, (s, u) in enumerate(asked)]
+        together(monkeypatch, engine, len(requests))
         found.append(answers(engine, requests, threads=200))
         most = engine.counters()["rows"] / engine.counters()["steps"]
         engine.close()
-        assert (most > 20) == (slots == 256)  # how many meet depends on what else the machine does
+        assert most > 100 if slots == 256 else most <= 7
     assert found[0] == found[1]
 
 
