@@ -13,22 +13,28 @@ from btlib.pocket.classes import reasoning
 from btlib.presets import load_preset
 from btlib.tasks import load_task
 
-FOLDER = data_dir() / "pocket-lm"
+FOLDERS = sorted(data_dir().glob("pocket*-lm"))
+each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
 
 
-def test_weights_are_one_small_safetensors_file_in_bf16():
-    names = {path.name for path in FOLDER.iterdir()}
+@each
+def test_weights_are_one_small_safetensors_file_in_bf16(folder):
+    names = {path.name for path in folder.iterdir()}
     assert {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "README.md"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
-    assert (FOLDER / "model.safetensors").stat().st_size < 16e6
-    with safe_open(FOLDER / "model.safetensors", "pt") as file:
+    with safe_open(folder / "model.safetensors", "pt") as file:
         assert {str(file.get_slice(key).get_dtype()) for key in file.keys()} == {"BF16"}  # noqa: SIM118
 
 
+def test_all_weights_together_stay_below_30_megabytes():
+    assert 5e6 < sum((folder / "model.safetensors").stat().st_size for folder in FOLDERS) < 30e6
+
+
+@each
 @pytest.mark.parametrize("demos", [0, 6])
-def test_answers_follow_the_adapters_form(demos):
+def test_answers_follow_the_adapters_form(folder, demos):
     drawn = [d for f in corpus.FAMILIES for d in islice(corpus.documents(evaluate.SEED, family=f, demos=demos), 5)]
-    texts = evaluate.answers(FOLDER, drawn)
+    texts = evaluate.answers(folder, drawn)
     followed = sum(evaluate.followed(document, text) for document, text in zip(drawn, texts, strict=True))
     assert followed >= 0.95 * len(drawn)
 
