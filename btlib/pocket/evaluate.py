@@ -9,6 +9,7 @@ against tokens seen: `python -m btlib.pocket.evaluate --run runs/pretrain`.
 from __future__ import annotations
 
 import argparse
+import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -20,7 +21,7 @@ from dspy.lm15 import Config, Message, Request
 from btlib.files import write_json
 from btlib.lm import load_lm
 from btlib.lm.engine import SLOTS
-from btlib.pocket import corpus
+from btlib.pocket import classes, corpus
 
 SEED = 77
 
@@ -87,6 +88,16 @@ def evaluate(
     return scores
 
 
+def habit(folder: Path, documents: int = 150) -> float:
+    """Return the percentage of classifications without demonstrations whose answer is the label that the habit takes.
+
+    Of those of two to four labels that a guess at random would take, a little more than a third.
+    """
+    drawn = [classes.classify(random.Random(f"{SEED}:habit:{i}"), 1) for i in range(documents)]
+    texts = answers(folder, [corpus.to_document(d, 0) for d in drawn])
+    return 100 * sum(field(t, d.output) == d.best_guess for d, t in zip(drawn, texts, strict=True)) / documents
+
+
 def table(scores: list[Score]) -> str:
     """Lay out scores as a Markdown table: "exact / a perfect reader", rows are families, columns demonstrations."""
     demos = sorted({s.demos for s in scores})
@@ -148,6 +159,7 @@ def main() -> None:
         evaluate_run(args.run, args.documents)
     else:
         print(table(evaluate(args.folder, args.documents)))
+        print(f"Classes without demonstrations: {habit(args.folder):.0f}% of the answers of 150 follow the habit.")
 
 
 if __name__ == "__main__":
