@@ -97,7 +97,7 @@ def score_against_size(cells: pd.DataFrame, weights: Mapping[str, int]) -> plt.F
         axes.set_xticks(ticks, [f"{t:.1f}" for t in ticks])
         axes.minorticks_off()
     panels[0][0].set_ylabel("test score (%)")
-    panels[0][-1].legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=4, bbox_to_anchor=(0.5, 0.02))
     figure.tight_layout()
     return figure
 

@@ -161,9 +161,9 @@ def test_figures_show_every_lm(runs):
     models, tasks = list(dict.fromkeys(cells["model"])), cells["task"].nunique()
     panels = plots.score_panels(cells).axes
     assert len(panels) == 2 * tasks and [models[i] in panels[i * tasks].get_title() for i in (0, 1)] == [True, True]
-    panel = plots.score_against_size(cells, {models[0]: 1_000_000, "large": 8_700_000}).axes[0]
-    assert [t.get_text() for t in panel.get_xticklabels()] == ["1.0", "8.7"]
-    assert [t.get_text() for t in panel.get_legend().get_texts()] == ["vanilla", "Π", "Θ", "Π→Θ"]
+    figure = plots.score_against_size(cells, {models[0]: 1_000_000, "large": 8_700_000})
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1.0", "8.7"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["vanilla", "Π", "Θ", "Π→Θ"]
 
 
 def test_a_sample_gives_the_runs_back(runs, tmp_path, monkeypatch):
