@@ -72,7 +72,7 @@ class Preset:
     # The HotPotQA program
     passages_per_hop: int = 3
     num_hops: int = 2
-    # Fine-tuning (BFT with LoRA); targets and learning rates are compared in the README, "LoRA settings"
+    # Fine-tuning (BFT with LoRA); targets, ranks, rates and epochs are compared in the README, "LoRA settings"
     lora_rank: int = 32
     lora_alpha: int = 64
     lora_dropout: float = 0.0
