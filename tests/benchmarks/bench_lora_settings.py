@@ -31,6 +31,7 @@ from btlib.tasks import Task, load_task
 
 TARGETS = {"qk": ALL_LINEAR[:2], "attention": ALL_LINEAR[:4], "all": ALL_LINEAR}
 SETTING = ["targets", "rank", "learning_rate", "epochs"]
+ONE = [*SETTING, "training_seed"]
 
 
 def correct_rows(lm: dspy.LM, task: Task, preset) -> tuple[list[dict], int]:
@@ -51,7 +52,7 @@ def tuned_lm(lm: dspy.LM, rows: list[dict], preset, setting: dict, folder: Path)
         lm.engine, rows, folder, rank=setting["rank"], alpha=2 * setting["rank"], dropout=preset.lora_dropout,
         targets=TARGETS[setting["targets"]], epochs=setting["epochs"], learning_rate=setting["learning_rate"],
         batch_size=preset.batch_size, micro_batch_size=preset.micro_batch_size, bf16=preset.bf16,
-        gradient_checkpointing=preset.gradient_checkpointing, seed=preset.training_seed,
+        gradient_checkpointing=preset.gradient_checkpointing, seed=setting["training_seed"],
     )  # fmt: skip
     return lm.copy(model=lm.engine.add_adapter(report.path)), report
 
@@ -64,13 +65,19 @@ def store(results: list[dict], path: Path) -> None:
 
 
 def summary(results: pd.DataFrame) -> str:
-    """Return the settings' gains in points, averaged over the tasks, best first, and what q and k alone cost."""
+    """Return the settings' gains in points, averaged over tasks and training seeds, best first, and what q and k
+    alone cost.
+    """
     tasks = results["task"].nunique()
     means = results.groupby(SETTING, as_index=False).agg(
         gain=("gain", "mean"), seconds=("seconds", "sum"), tasks=("task", "nunique")
     )
     means = means[means["tasks"] == tasks].sort_values(["gain", "seconds"], ascending=[False, True])
-    lines = [f"\nMean over {tasks} task(s), best first:\n", "| targets | rank | learning rate | epochs | gain | s |"]
+    seeds = results["training_seed"].nunique()
+    lines = [
+        f"\nMean over {tasks} task(s) and {seeds} training seed(s), best first:\n",
+        "| targets | rank | learning rate | epochs | gain | s |",
+    ]
     lines.append("|---|---|---|---|---|---|")
     for row in means.head(12).itertuples():
         lines.append(
@@ -96,6 +103,9 @@ def main() -> None:
     parser.add_argument("--ranks", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[3e-4, 1e-3, 3e-3])
     parser.add_argument("--epochs", nargs="+", type=int, default=[5, 10])
+    parser.add_argument(
+        "--training-seeds", nargs="+", type=int, default=[0], help="of LoRA's first weights and the order of rows"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/lora-settings.csv"))
     arguments = parser.parse_args()
     dspy.configure_cache(enable_disk_cache=False)
@@ -116,9 +126,11 @@ def main() -> None:
         print(f"| {name} | {kept} of {len(task.train)} traces kept | | | | {vanilla:.1f} | | | | |", flush=True)
         if not rows:
             continue
-        axes = (arguments.targets, arguments.ranks, arguments.learning_rates, arguments.epochs)
+        axes = (
+            arguments.targets, arguments.ranks, arguments.learning_rates, arguments.epochs, arguments.training_seeds
+        )  # fmt: skip
         for values in itertools.product(*axes):
-            setting = dict(zip(SETTING, values, strict=True))
+            setting = dict(zip(ONE, values, strict=True))
             with tempfile.TemporaryDirectory() as scratch:
                 tuned, report = tuned_lm(lm, rows, preset, setting, Path(scratch) / "adapter")
                 score = evaluate(vanilla_state(task, tuned), task.dev, task.metric, preset).score
