@@ -9,7 +9,7 @@ SIZES = {  # hidden, MLP, layers, heads, KV heads: about a third, one and three 
 }
 
 
-def make_model(size: str, vocabulary: int):
+def make_model(size: str, vocabulary: int, attention: str = "sdpa"):
     """Build the LM with fresh weights, in fp32: a Llama with tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -28,7 +28,7 @@ def make_model(size: str, vocabulary: int):
         pad_token_id=0,
     )
     model = LlamaForCausalLM(config)
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(attention)
     return model
 
 

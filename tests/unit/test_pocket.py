@@ -7,16 +7,30 @@ from itertools import islice
 
 import dspy
 import pytest
+import torch
 from dspy.adapters import ChatAdapter
 
 from btlib.errors import BtlibError
-from btlib.pocket import batches, checkpoint, classes, corpus, drill, families, pretrain, problems, progress, tokenizer
+from btlib.pocket import (
+    attention,
+    batches,
+    checkpoint,
+    classes,
+    corpus,
+    drill,
+    families,
+    pretrain,
+    problems,
+    progress,
+    tokenizer,
+)
 from btlib.pocket.model import make_model
+from btlib.pocket.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")
 def small_tokenizer():
-    return tokenizer.build_tokenizer(documents=300)
+    return build_tokenizer(documents=300)
 
 
 def test_a_document_depends_on_seed_and_index_alone():
@@ -111,8 +125,6 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
 
 
 def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
-    import torch
-
     torch.manual_seed(0)
     recipe = pretrain.Recipe(tokens=1e5)
     model = make_model("pocket", 64)
@@ -152,8 +164,6 @@ def test_the_mini_data_are_what_the_generator_makes():
 
 
 def test_muon_moves_as_torchs_own_does():
-    import torch
-
     from btlib.pocket.muon import Muon
 
     torch.manual_seed(0)
@@ -168,6 +178,24 @@ def test_muon_moves_as_torchs_own_does():
             optim.step()
     for p, q in zip(mine, theirs, strict=True):
         assert torch.allclose(p, q, atol=0.01)  # theirs multiplies in bf16
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_attention_of_pretraining_is_pytorchs_own(monkeypatch, bf16):
+    """Losses and gradients, at a length of several blocks, the last one cut short, and heads of several blocks."""
+    monkeypatch.setattr(attention, "QUERIES", 16)
+    monkeypatch.setattr(attention, "SCORES", 16 * 40 * 4)
+    ids = torch.randint(0, 64, (3, 40), generator=torch.Generator().manual_seed(0))
+    found = []
+    for name in ("sdpa", attention.NAME):
+        torch.manual_seed(0)
+        model = make_model("pocket-s", 64, name)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        found.append([out.loss, *(p.grad for p in model.parameters())])
+    for theirs, ours in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=(0.05 if bf16 else 1e-4) * theirs.abs().max().item())
 
 
 def test_a_folder_begun_with_another_recipe_is_refused(tmp_path):
@@ -231,8 +259,6 @@ def test_a_row_of_reading_learns_labels_that_a_demonstration_has_shown(small_tok
 
 
 def test_a_lesson_counts_only_what_is_to_be_learned(small_tokenizer):
-    import torch
-
     torch.manual_seed(0)
     model = make_model("pocket-s", len(small_tokenizer)).eval()
     rows = [([5, 6, 7, 8], [False, False, True, True]), ([9, 10], [False, True])]
@@ -268,8 +294,6 @@ def test_guesses_without_demonstrations_lean_on_a_last_digit_and_the_list_has_no
 
 
 def test_the_drill_trains(small_tokenizer):
-    import torch
-
     torch.manual_seed(0)
     model = make_model("pocket", len(small_tokenizer))
     before = model.lm_head.weight.detach().clone()
