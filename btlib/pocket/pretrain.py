@@ -93,8 +93,9 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     import torch.distributed as dist
     from transformers import AutoTokenizer
 
-    from btlib.pocket import attention, progress
+    from btlib.lm import causal
     from btlib.pocket import drill as drills
+    from btlib.pocket import progress
     from btlib.pocket.batches import batches
     from btlib.pocket.checkpoint import export, load_checkpoint, save_checkpoint
     from btlib.pocket.classes import LEANING
@@ -105,7 +106,7 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     tokenizer = AutoTokenizer.from_pretrained(out)
     torch.manual_seed(recipe.seed)
-    model = make_model(recipe.size, len(tokenizer), attention.NAME if device == "cpu" else "sdpa")
+    model = make_model(recipe.size, len(tokenizer), causal.NAME)
     share_spelling(model, tokenizer)
     model.to(device)
     optims = optimizers(model, recipe, rank)

@@ -1,4 +1,4 @@
-"""Pre-training with PyTorch's fused attention and with btlib.pocket.attention: one thread, the same batches.
+"""Pre-training with PyTorch's fused attention and with btlib.lm.causal: one thread, the same batches.
 
     python tests/benchmarks/bench_pretrain.py [--sizes pocket pocket-l] [--batches 24]
 
@@ -15,7 +15,7 @@ from itertools import islice
 
 import torch
 
-from btlib.pocket import attention
+from btlib.lm import causal
 from btlib.pocket.batches import batches
 from btlib.pocket.model import SIZES, make_model, share_spelling
 from btlib.pocket.pretrain import Recipe, loss, optimizers
@@ -49,7 +49,7 @@ def main() -> None:
     )
     for size in arguments.sizes:
         sides = []
-        for name in ("sdpa", attention.NAME):
+        for name in ("sdpa", causal.NAME):
             torch.manual_seed(0)
             model = make_model(size, len(tokenizer), name)
             share_spelling(model, tokenizer)

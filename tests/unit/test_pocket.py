@@ -11,19 +11,7 @@ import torch
 from dspy.adapters import ChatAdapter
 
 from btlib.errors import BtlibError
-from btlib.pocket import (
-    attention,
-    batches,
-    checkpoint,
-    classes,
-    corpus,
-    drill,
-    families,
-    pretrain,
-    problems,
-    progress,
-    tokenizer,
-)
+from btlib.pocket import batches, checkpoint, classes, corpus, drill, families, pretrain, problems, progress, tokenizer
 from btlib.pocket.model import make_model
 from btlib.pocket.tokenizer import build_tokenizer
 
@@ -178,24 +166,6 @@ def test_muon_moves_as_torchs_own_does():
             optim.step()
     for p, q in zip(mine, theirs, strict=True):
         assert torch.allclose(p, q, atol=0.01)  # theirs multiplies in bf16
-
-
-@pytest.mark.parametrize("bf16", [False, True])
-def test_attention_of_pretraining_is_pytorchs_own(monkeypatch, bf16):
-    """Losses and gradients, at a length of several blocks, the last one cut short, and heads of several blocks."""
-    monkeypatch.setattr(attention, "QUERIES", 16)
-    monkeypatch.setattr(attention, "SCORES", 16 * 40 * 4)
-    ids = torch.randint(0, 64, (3, 40), generator=torch.Generator().manual_seed(0))
-    found = []
-    for name in ("sdpa", attention.NAME):
-        torch.manual_seed(0)
-        model = make_model("pocket-s", 64, name)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            out = model(input_ids=ids, labels=ids)
-        out.loss.backward()
-        found.append([out.loss, *(p.grad for p in model.parameters())])
-    for theirs, ours in zip(*found, strict=True):
-        assert torch.allclose(ours, theirs, rtol=0, atol=(0.05 if bf16 else 1e-4) * theirs.abs().max().item())
 
 
 def test_a_folder_begun_with_another_recipe_is_refused(tmp_path):
