@@ -22,7 +22,8 @@ def test_weights_are_one_small_safetensors_file_in_bf16(folder):
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "README.md"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
-    assert (folder / "model.safetensors").stat().st_size < 18e6
+    bound = 18e6 if folder.name == "pocket-l-lm" else 16e6  # three times the weights of pocket do not fit in 16 MB
+    assert (folder / "model.safetensors").stat().st_size < bound
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert {str(file.get_slice(key).get_dtype()) for key in file.keys()} == {"BF16"}  # noqa: SIM118
 
