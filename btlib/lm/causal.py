@@ -19,15 +19,12 @@ QUERIES, SCORES = 128, 2**19  # queries of a block; its scores over all of its h
 
 
 def causal_attention(q, k, v, scale: float) -> torch.Tensor:
-    """q (batch, heads, m, size), k and v (batch, maybe fewer heads, n, size) -> (batch, heads, m, size).
+    """q (batch, heads, n, size), k and v (batch, maybe fewer heads, n, size) -> (batch, heads, n, size).
 
-    The queries are the last m of n positions; each sees itself and all before it. On a GPU PyTorch's own kernels.
+    Each query sees itself and all before it. On a GPU PyTorch's own kernels.
     """
-    m, n = q.shape[-2], k.shape[-2]
     if q.device.type != "cpu":
-        grouped = q.shape[1] != k.shape[1]
-        seen = None if m == n else torch.ones(m, n, dtype=torch.bool, device=q.device).tril(n - m)
-        return F.scaled_dot_product_attention(q, k, v, seen, is_causal=m == n, scale=scale, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else v.dtype
     q, k, v = (x.to(dtype) for x in (q, k, v))
     if k.shape[1] != q.shape[1]:
@@ -39,14 +36,14 @@ def causal_attention(q, k, v, scale: float) -> torch.Tensor:
 class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, scale: float):
-        out, kept, shape = torch.empty_like(q), [], (q.shape[0], q.shape[1], k.shape[1])
-        later = torch.full(shape[1:], float("-inf")).triu(shape[2] - shape[1] + 1)
-        for heads, some, seen in _blocks(*shape):
+        out, kept, (count, n, _) = torch.empty_like(q), [], q.shape
+        later = torch.full((n, n), float("-inf")).triu(1)
+        for heads, some, seen in _blocks(count, n):
             keys = k[heads, seen].float().mT
             scores = torch.baddbmm(later[some, seen], q[heads, some].float(), keys, alpha=scale)
             kept.append(scores.softmax(-1).to(q.dtype))
             out[heads, some] = kept[-1] @ v[heads, seen]
-        ctx.scale, ctx.shape = scale, shape
+        ctx.scale = scale
         ctx.save_for_backward(q, k, v, *kept)
         return out
 
@@ -54,7 +51,7 @@ class _Causal(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, *kept = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for p, (heads, some, seen) in zip(kept, _blocks(*ctx.shape), strict=True):
+        for p, (heads, some, seen) in zip(kept, _blocks(*q.shape[:2]), strict=True):
             dv[heads, seen] += p.mT @ grad[heads, some]
             dp = grad[heads, some] @ v[heads, seen].mT
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype)  # what autograd calls for a softmax
@@ -63,13 +60,13 @@ class _Causal(torch.autograd.Function):
         return dq.mul_(ctx.scale), dk.mul_(ctx.scale), dv, None
 
 
-def _blocks(heads: int, m: int, n: int) -> Iterator[tuple[slice, slice, slice]]:
+def _blocks(heads: int, n: int) -> Iterator[tuple[slice, slice, slice]]:
     """Yield the heads of a block, its queries, and the keys that its last query sees."""
-    together = max(1, SCORES // (n * min(m, QUERIES)))
+    together = max(1, SCORES // (n * min(n, QUERIES)))
     for first in range(0, heads, together):
-        for start in range(0, m, QUERIES):
-            end = min(m, start + QUERIES)
-            yield slice(first, first + together), slice(start, end), slice(0, n - m + end)
+        for start in range(0, n, QUERIES):
+            end = min(n, start + QUERIES)
+            yield slice(first, first + together), slice(start, end), slice(0, end)
 
 
 def _attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
