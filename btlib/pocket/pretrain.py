@@ -93,9 +93,8 @@ def train(rank: int, recipe: Recipe, folder: str, meeting: str) -> None:
     import torch.distributed as dist
     from transformers import AutoTokenizer
 
-    from btlib.lm import causal
+    from btlib.pocket import causal, progress
     from btlib.pocket import drill as drills
-    from btlib.pocket import progress
     from btlib.pocket.batches import batches
     from btlib.pocket.checkpoint import export, load_checkpoint, save_checkpoint
     from btlib.pocket.classes import LEANING

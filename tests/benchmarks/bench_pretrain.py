@@ -1,4 +1,4 @@
-"""Pre-training with PyTorch's fused attention and with btlib.lm.causal: one thread, the same batches.
+"""Pre-training with PyTorch's fused attention and with btlib.pocket.causal: one thread, the same batches.
 
     python tests/benchmarks/bench_pretrain.py [--sizes pocket pocket-l] [--batches 24]
 
@@ -15,7 +15,7 @@ from itertools import islice
 
 import torch
 
-from btlib.lm import causal
+from btlib.pocket import causal
 from btlib.pocket.batches import batches
 from btlib.pocket.model import SIZES, make_model, share_spelling
 from btlib.pocket.pretrain import Recipe, loss, optimizers

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from btlib.lm import causal
+from btlib.pocket import causal
 from btlib.pocket.model import make_model
 
 
