@@ -149,7 +149,7 @@ def _phases(spec: RunSpec) -> list[tuple[int, int]]:
     phases = [(split.test, demos if ends == ("p",) else 0)]
     if ends == ("p",):
         phases += [(split.bootstrap, demos), (split.validation, 0)]
-        phases += [(split.validation, demos)] * (preset.num_candidate_programs + 2)
+        phases += [(split.validation, demos)] * (preset.candidates(spec.task) + 2)
     elif ends == ("w",):
         phases.append((split.train, demos if spec.strategy[-2:-1] == ("p",) else 0))
     return phases

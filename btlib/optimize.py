@@ -125,7 +125,7 @@ def optimize_prompts(
             BootstrapFewShotWithRandomSearch,
             max_bootstrapped_demos=preset.max_bootstrapped_demos,
             max_labeled_demos=preset.max_labeled_demos,
-            num_candidate_programs=preset.num_candidate_programs,
+            num_candidate_programs=preset.candidates(task.name),
             num_threads=preset.num_threads,
             max_errors=len(train) + len(validation),  # failures count as wrong; the default ends the search after 10
         )

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from btlib.lm.known import shape_of
 from btlib.results import LABELS, ORDER, TASK_ORDER
 
 # Okabe and Ito's palette. A hue says which kinds of steps a strategy has: eight strategies need no eight colours.
@@ -44,6 +45,15 @@ def kind(strategy: str) -> str:
     return "both" if has_p and has_w else "prompts only (Π)" if has_p else "weights only (Θ)" if has_w else "vanilla"
 
 
+def sized(model: str) -> str:
+    """Return the LM's name with its number of weights where that is known: "pocket (2.9M)"."""
+    shape = shape_of(model)
+    if not shape:
+        return model
+    unit, letter = (1e9, "G") if shape.weights >= 1e8 else (1e6, "M")
+    return f"{model} ({shape.weights / unit:.1f}{letter})"
+
+
 def score_panels(cells: pd.DataFrame, published: pd.Series | None = None) -> plt.Figure:
     """Draw `btlib.results.summarize`'s rows: a panel a task and LM, a row a strategy, a dot with its 95% interval.
 
@@ -65,7 +75,7 @@ def score_panels(cells: pd.DataFrame, published: pd.Series | None = None) -> plt
                     scores = published[[t == task and s == strategy for _, t, s in published.index]].dropna()
                     label = "paper, mean of 3 LMs" if not y else None
                     axes.plot(scores.mean(), y, "|", color="black", markersize=9, label=label)
-            name = TASK_NAMES[task] if len(models) == 1 else f"{TASK_NAMES[task]}, {model}"
+            name = TASK_NAMES[task] if len(models) == 1 else f"{TASK_NAMES[task]}, {sized(model)}"
             axes.set(title=name, xlim=(-2, 102), yticks=range(len(ORDER)))
             axes.set_yticklabels([LABELS[s] for s in ORDER])
     for axes in panels[-1]:

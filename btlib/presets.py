@@ -49,7 +49,8 @@ class Preset:
 
     Demonstrations: DSPy caps the *total* of a prompt at `max_labeled_demos`; bootstrapped ones come first, labelled
     ones fill up the rest. With 3 and 3, a prompt with 3 bootstrapped demonstrations has no labelled one; with 3 and 6
-    it has 3 more. `num_candidate_programs` counts the random candidates: DSPy tries three fixed ones besides.
+    it has 3 more. `num_candidate_programs` counts the random candidates, for all tasks or for each (`candidates` says
+    how many): DSPy tries three fixed ones besides.
     Sampling: `max_tokens` are new tokens, `context_length` is the prompt and the answer together.
     """
 
@@ -63,7 +64,7 @@ class Preset:
     # Prompt optimization (BFRS)
     max_bootstrapped_demos: int = 3
     max_labeled_demos: int = 6
-    num_candidate_programs: int = 6
+    num_candidate_programs: int | Mapping[str, int] = 6
     # Sampling
     temperature: float = 0.1
     top_p: float = 0.97
@@ -88,7 +89,9 @@ class Preset:
     num_threads: int = 128
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))
+        for name in ("splits", "num_candidate_programs"):
+            if isinstance(value := getattr(self, name), Mapping):
+                object.__setattr__(self, name, MappingProxyType(dict(value)))
         if self.batch_size % self.micro_batch_size:
             raise BtlibError(
                 f"preset {self.name}: batch_size {self.batch_size} is no multiple of micro_batch_size "
@@ -96,13 +99,21 @@ class Preset:
             )
 
     def __reduce__(self):  # a mapping proxy cannot be pickled or copied
-        return _rebuild, ({**self.__dict__, "splits": dict(self.splits)},)
+        return _rebuild, ({k: dict(v) if isinstance(v, Mapping) else v for k, v in self.__dict__.items()},)
 
     def split(self, task: str) -> Split:
         """Return the sizes for a task; an unknown name is an error that lists the valid ones."""
         if task not in self.splits:
             raise unknown("task", task, self.splits)
         return self.splits[task]
+
+    def candidates(self, task: str) -> int:
+        """Return the number of random candidates of BFRS for a task; an unknown name lists the valid ones."""
+        if not isinstance(self.num_candidate_programs, Mapping):
+            return self.num_candidate_programs
+        if task not in self.num_candidate_programs:
+            raise unknown("task", task, self.num_candidate_programs)
+        return self.num_candidate_programs[task]
 
 
 def _rebuild(values: dict) -> Preset:
@@ -133,6 +144,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="laptop",
                 splits={"iris": _IRIS, "gsm8k": _LAPTOP, "hotpotqa": _LAPTOP},
                 seeds=(0,),
+                # With 15 flowers to bootstrap from, six draws often hold no good prompt (README, "How many candidates")
+                num_candidate_programs={"iris": 12, "gsm8k": 6, "hotpotqa": 6},
                 lora_rank=8,  # with these epochs ahead of the paper's 32 and 5 on every task (README, "LoRA settings")
                 lora_alpha=16,
                 epochs=10,

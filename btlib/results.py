@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from btlib.errors import BtlibError
+from btlib.lm.known import shape_of
 from btlib.strategies import STRATEGIES, label, strategy_name
 
 ORDER = tuple(strategy_name(steps) for steps in STRATEGIES)
@@ -98,6 +99,13 @@ def load_items(folder: Path | str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*CELL, "seed", "item", "correct"])
 
 
+def by_size(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with small LMs first, LMs of unknown size last, and the order within an LM as it was."""
+    shapes = {model: shape_of(model) for model in rows["model"].unique()}
+    weights = {model: shape.weights if shape else math.inf for model, shape in shapes.items()}
+    return rows.sort_values("model", key=lambda models: models.map(weights).astype(float), kind="stable")
+
+
 def one_preset(runs: pd.DataFrame) -> str:
     """Return the preset of these runs; numbers of two presets never share a table."""
     presets = sorted(set(runs["preset"]))
@@ -130,15 +138,15 @@ def bootstrap(verdicts: np.ndarray, samples: int = 2000, seed: int = 0) -> np.nd
 
 
 def summarize(runs: pd.DataFrame, items: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return one row a cell (preset, model, task, strategy): mean score over seeds, its 95% interval `low`..`high`,
-    seeds, n, status.
+    """Return one row a cell (preset, model, task, strategy), small LMs first: mean score over seeds, its 95% interval
+    `low`..`high`, seeds, n, status.
 
     One seed: Wilson's binomial interval over the test items. Several seeds, with `items`: the percentile bootstrap
     over seeds and items, since seeds share one test set. Neither says what another *training* set of the same task
     would have given.
     """
     rows = []
-    for key, group in runs.groupby(CELL, sort=False):
+    for key, group in by_size(runs).groupby(CELL, sort=False):
         score, n = group["score"].mean(), int(group["n"].max())
         low, high = (100 * x for x in wilson(score / 100, n))
         if items is not None and len(group) > 1 and not math.isnan(score):
@@ -200,7 +208,7 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
         "training_tokens",
         "step_seconds",
     ]
-    table = runs.groupby(CELL, sort=False)[["score", *costs]].mean().reset_index()
+    table = by_size(runs).groupby(CELL, sort=False)[["score", *costs]].mean().reset_index()
     vanilla = table[table["strategy"] == ""].set_index(["preset", "model", "task"])["score"]
     base = [vanilla.get((r.preset, r.model, r.task), math.nan) for r in table.itertuples()]
     minutes = (table["step_seconds"] / 60).where(table["step_seconds"] > 0)

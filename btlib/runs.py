@@ -115,6 +115,7 @@ def settings(spec: RunSpec) -> dict[str, object]:
     """Return every setting that can change a run's result: the preset's numbers, hashes of data and weights."""
     preset = load_preset(spec.preset)
     numbers = {k: v for k, v in vars(preset).items() if k not in NO_RESULT}
+    numbers["num_candidate_programs"] = preset.candidates(spec.task)
     if preset.source not in ("mini", "hub"):
         numbers["source"] = "folder"  # wherever it lies: its files' hash is below
     if spec.task == "hotpotqa":

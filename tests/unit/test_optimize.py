@@ -61,7 +61,7 @@ def test_prompts_are_searched_on_t_and_v_and_nothing_else(sums, preset):
     assert {demo.question for demo in demos} <= t
     assert 1 <= len(demos) <= preset.max_labeled_demos
     assert record.kind == "p" and 0 < record.kept < record.total
-    assert len(record.validation_scores) == 3 + preset.num_candidate_programs
+    assert len(record.validation_scores) == 3 + preset.candidates("gsm8k")
     assert record.failed_parses > 0 and record.seconds["search"] > 0
     assert record.lm_calls == sum(lm.engine.calls.values())
     assert (record.tokens_in, record.tokens_out) == (10 * record.lm_calls, 5 * record.lm_calls)

@@ -93,6 +93,16 @@ def test_unknown_names_list_the_valid_ones():
         load_preset("smoke").split("squad")
 
 
+def test_candidates_are_one_number_or_one_for_each_task():
+    assert {load_preset("paper").candidates(task) for task in TASKS} == {6}
+    each = Preset(name="each", splits={}, num_candidate_programs={"iris": 12, "gsm8k": 6})
+    assert [each.candidates("iris"), each.candidates("gsm8k")] == [12, 6]
+    assert dataclasses.replace(each, num_candidate_programs=1).candidates("iris") == 1
+    assert pickle.loads(pickle.dumps(each)) == each
+    with pytest.raises(BtlibError, match="unknown task 'hotpotqa'; choose from iris, gsm8k"):
+        each.candidates("hotpotqa")
+
+
 def test_a_split_that_does_not_fit_is_refused():
     with pytest.raises(BtlibError, match="do not fit in train 50"):
         Split(train=50, dev=50, test=50, bootstrap=20, validation=35)

@@ -166,6 +166,14 @@ def test_figures_show_every_lm(runs):
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["vanilla", "Π", "Θ", "Π→Θ"]
 
 
+def test_lms_come_in_the_order_of_their_size(runs):
+    one = load_runs(runs)
+    rows = pd.concat([one.assign(model=m) for m in ("my-endpoint", "llama-3-8b", "smollm2-135m", "qwen3-0.6b")])
+    order = ["smollm2-135m", "qwen3-0.6b", "llama-3-8b", "my-endpoint"]
+    assert list(summarize(rows)["model"].unique()) == list(cost_table(rows)["model"].unique()) == order
+    assert [plots.sized(m) for m in order[1:]] == ["qwen3-0.6b (0.6G)", "llama-3-8b (8.0G)", "my-endpoint"]
+
+
 def test_a_sample_gives_the_runs_back(runs, tmp_path, monkeypatch):
     data = tmp_path / "data"
     data.mkdir()

@@ -11,7 +11,8 @@ from run_fixtures import World, data_folder
 import btlib.lm
 from btlib.errors import BtlibError
 from btlib.files import whole_folder
-from btlib.runs import RunSpec, execute, make_spec, read_run
+from btlib.presets import load_preset
+from btlib.runs import RunSpec, execute, make_spec, read_run, settings
 
 
 @pytest.fixture
@@ -118,6 +119,13 @@ def test_other_settings_are_an_error_that_names_them(world, tmp_path, change):
     with pytest.raises(BtlibError, match=named):
         execute(spec("p"), tmp_path)
     assert stored(tmp_path) == {"vanilla"}
+
+
+def test_settings_hold_the_candidates_of_the_runs_own_task(world):
+    laptop = load_preset("laptop")
+    for task in laptop.tasks:
+        found = settings(make_spec(task, "pocket", "", 0, "laptop"))
+        assert found["num_candidate_programs"] == laptop.candidates(task)
 
 
 def test_what_a_kill_left_is_replaced(world, tmp_path):

@@ -1,0 +1,85 @@
+"""How many candidates BFRS needs: `python tests/benchmarks/bench_candidates.py --tasks iris --seeds 3 4 5 6 7`.
+
+Runs the prompt step of a preset with more and more random candidates (the paper's: 6) on the untuned LM, and judges the
+winner on the dev split, never on test. The first candidates of a longer search are those of a shorter one, whose
+answers are in DSPy's cache by then; so the seconds of a row are those of what it adds. Prints a Markdown table, the
+means over the seeds last, and writes runs/candidates.csv, which grows with every search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+import dspy
+import pandas as pd
+
+from btlib.evaluation import evaluate
+from btlib.lm import load_lm
+from btlib.optimize import optimize_prompts, vanilla_state
+from btlib.presets import TASKS, load_preset
+from btlib.tasks import load_task
+
+NUMBERS = ["vanilla", "validation", "dev", "seconds"]
+
+
+def searches(lm: dspy.LM, name: str, preset, seed: int, counts: list[int]):
+    """Yield one row for each number of candidates, on one task shuffled by one seed."""
+    task = load_task(name, preset.source, preset.split(name), seed, preset.passages_per_hop)
+    vanilla = evaluate(vanilla_state(task, lm), task.dev, task.metric, preset).score
+    before: tuple[float, ...] = ()
+    for count in sorted(counts):
+        settings = dataclasses.replace(preset, num_candidate_programs=count)
+        state, record = optimize_prompts(vanilla_state(task, lm), task, settings, seed)
+        if record.validation_scores[: len(before)] != before:
+            raise SystemExit(f"{name}, seed {seed}: the first candidates are not those of the shorter search")
+        before = record.validation_scores
+        yield {
+            "model": lm.model, "task": name, "seed": seed, "candidates": count, "vanilla": vanilla,
+            "validation": max(before), "dev": evaluate(state, task.dev, task.metric, preset).score,
+            "seconds": record.seconds["search"],
+        }  # fmt: skip
+
+
+def line(numbers, *names) -> str:
+    return f"| {' | '.join(map(str, names))} | {' | '.join(f'{numbers[n]:.1f}' for n in NUMBERS)} |"
+
+
+def store(results: list[dict], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pd.DataFrame(results).to_csv(temporary, index=False)
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="pocket", help="pocket, a folder, or a registry name")
+    parser.add_argument("--preset", default="laptop")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5, 6, 7], help="each shuffles the training set")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[6, 12, 24])
+    parser.add_argument("--out", type=Path, default=Path("runs/candidates.csv"))
+    arguments = parser.parse_args()
+    dspy.configure_cache(enable_disk_cache=False)
+    preset = load_preset(arguments.preset)
+    lm = load_lm(arguments.model, preset)
+    results: list[dict] = []
+    print(f"{lm.model} on {lm.engine.device.type}; accuracy in percent\n")
+    print("| task | seed | candidates | vanilla, dev | winner, validation | winner, dev | s more |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for name in arguments.tasks:
+        for seed in arguments.seeds:
+            for row in searches(lm, name, preset, seed, arguments.candidates):
+                results.append(row)
+                store(results, arguments.out)
+                print(line(row, name, seed, row["candidates"]), flush=True)
+    for (name, count), rows in pd.DataFrame(results).groupby(["task", "candidates"], sort=False):
+        print(line(rows[NUMBERS].mean(), name, f"mean of {len(rows)}", count))
+    print(f"\n{arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
