@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -98,6 +99,27 @@ def habit(folder: Path, documents: int = 150) -> float:
     return 100 * sum(field(t, d.output) == d.best_guess for d, t in zip(drawn, texts, strict=True)) / documents
 
 
+def shown_label(document: corpus.Document) -> str:
+    """Return the label that a classification's demonstrations show for the target's very digit; "" where none does, or
+    where they show several.
+    """
+    told = [re.search(r"of at least (\d) (\S+) fits best", m["content"]) for m in document.messages[2::2]]
+    *demos, target = [match.groups() if match else None for match in told]
+    labels = {demo[1] for demo in demos if demo and target and demo[0] == target[0]}
+    return labels.pop() if len(labels) == 1 else ""
+
+
+def reading(folder: Path, demos: int, documents: int = 300) -> tuple[float, int]:
+    """Return the percentage of classifications whose answer is the label shown for the very digit, and how many of
+    `documents` show one. The rest of them have to be told from other digits.
+    """
+    drawn = islice(corpus.documents(SEED, family="classes", demos=demos), documents)
+    shown = [(document, label) for document in drawn if (label := shown_label(document))]
+    texts = answers(folder, [document for document, _ in shown])
+    right = sum(field(text, d.output) == label for (d, label), text in zip(shown, texts, strict=True))
+    return 100 * right / len(shown), len(shown)
+
+
 def table(scores: list[Score]) -> str:
     """Lay out scores as a Markdown table: "exact / a perfect reader", rows are families, columns demonstrations."""
     demos = sorted({s.demos for s in scores})
@@ -160,6 +182,11 @@ def main() -> None:
     else:
         print(table(evaluate(args.folder, args.documents)))
         print(f"Classes without demonstrations: {habit(args.folder):.0f}% of the answers of 150 follow the habit.")
+        for demos in (3, 6):
+            share, count = reading(args.folder, demos)
+            print(
+                f"Classes, {demos} demonstrations: {share:.0f}% of {count} answers are the label shown for the digit."
+            )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The embedded LM as it is shipped: its files, its size, and that it follows ChatAdapter's form."""
 
+from dataclasses import replace
 from itertools import islice
 
 import dspy
@@ -60,3 +61,15 @@ def test_classes_are_told_by_demonstrations_and_not_by_the_species_names():
 def test_documents_keep_the_habit_that_is_counted_in_four_cases_of_five(monkeypatch):
     monkeypatch.setattr(evaluate, "answers", lambda folder, drawn: [d.messages[-1]["content"] for d in drawn])
     assert 100 * LEANING < evaluate.habit(FOLDERS[0]) < 95  # and by chance in some of the others
+
+
+def test_a_reader_copies_the_label_that_is_shown_for_the_very_digit(monkeypatch):
+    told = "The {0} is {1}.{2}. For a {0} of at least {1} {3} fits best."
+    turns = [told.format("leaf_width", *turn) for turn in ((4, 2, "red"), (7, 1, "blue"), (4, 9, "red"))]
+    messages = [{"content": text} for turn in turns for text in ("asked", turn)]
+    document = corpus.Document("classes", 2, ({"content": "system"}, *messages), "red", "answer", True)
+    assert evaluate.shown_label(document) == "red"
+    assert evaluate.shown_label(replace(document, messages=(document.messages[0], *messages[2:]))) == ""  # 7 only
+    monkeypatch.setattr(evaluate, "answers", lambda folder, drawn: [d.messages[-1]["content"] for d in drawn])
+    share, count = evaluate.reading(FOLDERS[0], 6, documents=60)
+    assert share > 75 and 10 < count < 60  # classes overlap, so that even the documents' own labels differ at times
