@@ -6,7 +6,7 @@ be worked out from it.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -16,19 +16,34 @@ from btlib.paths import data_dir
 from btlib.results import CELL, LABELS, load_items, load_runs, one_preset, score_table, summarize
 
 
-def save_sample(folder: Path | str, path: Path | str) -> None:
-    """Write the runs under `folder` (one preset) as a CSV, verdicts on test items as a string of 0 and 1."""
+def save_sample(folder: Path | str, path: Path | str, update: bool = False) -> None:
+    """Write the runs under `folder` (one preset) as a CSV, verdicts on test items as a string of 0 and 1.
+
+    With `update`, the runs of the present CSV stay that `folder` has no other result for. Only its commit tells what
+    such a run was made with, so no setting that concerns it may have changed since.
+    """
     runs, items = load_runs(folder), load_items(folder)
     one_preset(runs)
     texts = items.groupby([*CELL, "seed"])["correct"].agg(lambda c: "".join(str(int(x)) for x in c))
     runs["verdicts"] = [texts.get((*(row[k] for k in CELL), row["seed"]), "") for row in runs.to_dict("records")]
+    runs = runs.drop(columns=["label", "folder"])
+    if update and Path(path).exists():
+        before = _read(path)
+        known = pd.MultiIndex.from_frame(runs[[*CELL, "seed"]])
+        before = before[~pd.MultiIndex.from_frame(before[[*CELL, "seed"]]).isin(known)]
+        runs = pd.concat([runs, before]).sort_values([*CELL, "seed"])
+        one_preset(runs)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    runs.drop(columns=["label", "folder"]).to_csv(path, index=False, float_format="%.4g")
+    runs.to_csv(path, index=False, float_format="%.4g")
+
+
+def _read(path: Path | str) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"strategy": str, "verdicts": str}, keep_default_na=False, na_values={"score": [""]})
 
 
 def load_sample(path: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read what `save_sample` wrote: the runs and the items, as `load_runs` and `load_items` give them."""
-    runs = pd.read_csv(path, dtype={"strategy": str, "verdicts": str}, keep_default_na=False, na_values={"score": [""]})
+    runs = _read(path)
     runs.insert(runs.columns.get_loc("seed") + 1, "label", runs["strategy"].map(LABELS))
     rows = [
         {**{k: row[k] for k in (*CELL, "seed")}, "item": i, "correct": verdict == "1"}
@@ -47,7 +62,8 @@ def find_results(runs_dir: Path | str, preset: str) -> tuple[pd.DataFrame, pd.Da
     if not sample.exists():
         raise BtlibError(f"no complete run in {folder}, and no sample {sample}; run `btlib grid --preset {preset}`")
     runs, items = load_sample(sample)
-    made = f"made on {str(runs['date'].max())[:10]} at commit {runs['commit'].iloc[-1]}"
+    days, commits = (", ".join(dict.fromkeys(column)) for column in (runs["date"].str[:10], runs["commit"]))
+    made = f"made on {days} at commit {commits}"
     return (
         runs,
         items,
@@ -60,9 +76,12 @@ def main() -> None:
     from btlib import plots
     from btlib.paper import table1
 
-    folder = Path(sys.argv[1])
-    path = data_dir() / "results" / f"{folder.name}.csv"
-    save_sample(folder, path)
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--update", action="store_true", help="keep the runs of the sample that the folder has not")
+    args = parser.parse_args()
+    path = data_dir() / "results" / f"{args.folder.name}.csv"
+    save_sample(args.folder, path, args.update)
     plots.use_style()
     cells = summarize(*load_sample(path))
     plots.score_panels(cells, table1()).savefig(path.with_suffix(".png"), dpi=100)

@@ -191,3 +191,18 @@ def test_a_sample_gives_the_runs_back(runs, tmp_path, monkeypatch):
         items.sort_values(order, ignore_index=True), my_items.sort_values(order, ignore_index=True), check_dtype=False
     )
     pd.testing.assert_series_equal(cost_table(rows)["seconds"], cost_table(mine)["seconds"])
+
+
+def test_an_updated_sample_keeps_what_the_folder_has_not(runs, tmp_path):
+    path = tmp_path / "smoke.csv"
+    samples.save_sample(runs / "smoke", path)
+    write_run(tmp_path / "other", "p", 20)
+    write_run(tmp_path / "other", "p", 12, task="gsm8k")
+    samples.save_sample(tmp_path / "other" / "smoke", path, update=True)
+    rows, items = samples.load_sample(path)
+    scores = rows.set_index(["task", "strategy"])["score"]
+    assert len(rows) == 9 and scores["iris", "p"] == 100 and scores["gsm8k", "p"] == 60 and scores["iris", "w"] == 40
+    assert items.groupby(["task", "strategy"])["correct"].sum()["iris", "p"] == 20
+    assert math.isnan(scores["iris", "w -> w"])
+    samples.save_sample(tmp_path / "other" / "smoke", path)
+    assert len(samples.load_sample(path)[0]) == 2
