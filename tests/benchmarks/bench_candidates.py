@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from pathlib import Path
 
 import dspy
 import pandas as pd
+from bench_lora_settings import store
 
 from btlib.evaluation import evaluate
 from btlib.lm import load_lm
@@ -45,13 +45,6 @@ def searches(lm: dspy.LM, name: str, preset, seed: int, counts: list[int]):
 
 def line(numbers, *names) -> str:
     return f"| {' | '.join(map(str, names))} | {' | '.join(f'{numbers[n]:.1f}' for n in NUMBERS)} |"
-
-
-def store(results: list[dict], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pd.DataFrame(results).to_csv(temporary, index=False)
-    os.replace(temporary, path)
 
 
 def main() -> None:
