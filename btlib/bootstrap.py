@@ -20,7 +20,8 @@ from dspy.teleprompt.bootstrap_trace import FailedPrediction, bootstrap_trace_da
 
 from btlib.errors import BtlibError
 from btlib.meter import quiet
-from btlib.retrieval import gold_found, read_jsonl
+from btlib.files import read_jsonl
+from btlib.search import gold_found
 
 Metric = Callable[..., bool]
 

@@ -62,14 +62,14 @@ def _versions() -> str:
 
 def _imports() -> str:
     import accelerate
-    import bm25s
+    import tantivy
     import dspy
     import papermill
     import peft
     import torch
     import transformers
 
-    return f"{len([accelerate, bm25s, dspy, papermill, peft, torch, transformers])} packages import"
+    return f"{len([accelerate, tantivy, dspy, papermill, peft, torch, transformers])} packages import"
 
 
 def _data() -> str:

@@ -11,7 +11,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-PACKAGES = ("btlib", "dspy", "torch", "transformers", "peft", "accelerate", "datasets", "bm25s", "papermill", "pandas")
+PACKAGES = ("btlib", "dspy", "torch", "transformers", "peft", "accelerate", "datasets", "tantivy", "papermill", "pandas")
 
 
 def versions() -> dict[str, str]:

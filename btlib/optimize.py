@@ -229,7 +229,7 @@ def _train(state: State, task: Task, preset: Preset, traces: TraceSet, output_di
             "learning_rate": preset.learning_rate,
             "batch_size": preset.batch_size,
             "micro_batch_size": preset.micro_batch_size,
-            "bf16": preset.bf16,
+            "dtype": preset.dtype,
             "gradient_checkpointing": preset.gradient_checkpointing,
             "seed": preset.training_seed,
             "output_dir": str(output_dir),

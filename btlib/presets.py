@@ -83,9 +83,9 @@ class Preset:
     batch_size: int = 8  # effective: micro_batch_size times the gradient accumulation steps
     micro_batch_size: int = 8  # rows at once, to start with: halved where memory is full
     gradient_checkpointing: bool = False  # less memory, more time: activations are computed twice
-    bf16: bool | None = None  # None: where the hardware multiplies it natively
     training_seed: int = 0  # LoRA's initial weights and batch order; a run's seed only shuffles the training set
     # Machine
+    dtype: str = "auto"  # what generates and trains: "float32", "bfloat16", or "auto", bf16 where the hardware has it
     num_threads: int = 128
 
     def __post_init__(self) -> None:
@@ -139,6 +139,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 seeds=(0,),
                 num_candidate_programs=2,
                 epochs=2,
+                dtype="float32",  # bf16 rounds differently on each kind of CPU
             ),
             Preset(
                 name="laptop",
@@ -150,6 +151,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 lora_rank=8,
                 lora_alpha=16,
                 epochs=10,
+                dtype="float32",  # bf16 rounds differently on each kind of CPU
             ),
             Preset(
                 name="colab",
@@ -185,8 +187,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 lora_targets=("q_proj", "k_proj"),
                 learning_rate=1e-5,
                 gradient_checkpointing=True,
-                bf16=True,
-                num_threads=128,
+                dtype="bfloat16",
             ),
         )
     }

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btlib.colbert import is_url, public
+from btlib.search import is_url, public
 from btlib.errors import BtlibError
 from btlib.lm.known import known
 from btlib.paths import data_dir

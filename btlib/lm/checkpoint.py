@@ -18,6 +18,9 @@ from btlib.paths import data_dir
 _FILES = ("*.json", "*.jinja", "tokenizer.model", "model*.safetensors")  # what decides an answer
 
 
+DTYPES = ("float32", "bfloat16", "float16")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder in the Hugging Face format, and the name that results carry."""
@@ -97,6 +100,15 @@ def _download(repository: str, entry: Known | None = None) -> Path:
     except Exception as error:  # the HTTP client and the file system have kinds of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BtlibError(f"cannot fetch {repository} from the Hugging Face hub ({reason}); give a folder") from error
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """Return the number format of a name: "float32", "bfloat16", or "auto" for `best_dtype`."""
+    if name == "auto":
+        return best_dtype(device)
+    if name not in DTYPES:
+        raise unknown("dtype", name, ("auto", *DTYPES))
+    return getattr(torch, name)
 
 
 def best_dtype(device: torch.device) -> torch.dtype:

@@ -32,7 +32,7 @@ from dspy.lm15 import (
 from btlib.errors import BtlibError
 from btlib.lm.attention import NAME as ATTENTION
 from btlib.lm.chat import Chat
-from btlib.lm.checkpoint import Checkpoint, adapter_hash, best_dtype
+from btlib.lm.checkpoint import Checkpoint, adapter_hash, dtype_of
 from btlib.lm.lanes import Job
 from btlib.lm.memory import Budget
 from btlib.lm.quiet import without_bars
@@ -66,7 +66,7 @@ class Engine:
 
         self.checkpoint = checkpoint
         self.device = best_device(device)
-        self.dtype = best_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
+        self.dtype = dtype_of(dtype, self.device)
         self.model_id = checkpoint.model_id(self.dtype)
         with without_bars():
             model = AutoModelForCausalLM.from_pretrained(

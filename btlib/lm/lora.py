@@ -23,7 +23,7 @@ import torch
 
 from btlib.errors import BtlibError
 from btlib.lm.chat import Chat, Row
-from btlib.lm.checkpoint import best_dtype
+from btlib.lm.checkpoint import dtype_of
 from btlib.lm.engine import Engine, best_device
 from btlib.lm.quiet import without_bars
 
@@ -70,7 +70,7 @@ def train_lora(
     learning_rate: float = 1e-5,
     batch_size: int = 8,
     micro_batch_size: int | None = None,
-    bf16: bool | None = None,
+    dtype: str = "auto",
     gradient_checkpointing: bool = False,
     seed: int = 0,
     init_adapter: Path | str | None = None,
@@ -78,8 +78,8 @@ def train_lora(
 ) -> TrainReport:
     """Train a LoRA adapter on rows of {"messages": [...]} and write it to `out_dir` (safetensors), whole or not at all.
 
-    The defaults are the paper's (appendix C), but for `bf16`: None computes in bf16 where the hardware multiplies it
-    natively. `batch_size` rows make an optimizer step, in micro-batches of `micro_batch_size` (None: all at once);
+    The defaults are the paper's (appendix C), but for `dtype`: "auto" computes in bf16 where the hardware multiplies it
+    natively, "bfloat16" and "float32" say which. `batch_size` rows make an optimizer step, in micro-batches of `micro_batch_size` (None: all at once);
     where memory is full the micro-batch is halved and training goes on, with the same batches.
     `gradient_checkpointing` computes activations twice instead of keeping them. `init_adapter` is trained on from,
     with its own rank, alpha and targets. `progress(step, steps)` is called after each step. Rows longer than the
@@ -95,12 +95,11 @@ def train_lora(
     folder = base.checkpoint.folder if isinstance(base, Engine) else Path(base)
     device = base.device if isinstance(base, Engine) else best_device("auto")
     chat = base.chat if isinstance(base, Engine) else _chat(folder)
-    bf16 = best_dtype(device) == torch.bfloat16 if bf16 is None else bf16
     # The frozen weights are read only: in bf16 they take half the memory. PEFT keeps the adapter in fp32.
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    weights = dtype_of(dtype, device)
     with without_bars(), _own_random_state(seed):
         model = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, dtype=dtype, attn_implementation=NAME
+            folder, use_safetensors=True, trust_remote_code=False, dtype=weights, attn_implementation=NAME
         )
         data, skipped = _data(chat, rows, model.config.get_text_config().max_position_embeddings)
         model = _with_adapter(model, init_adapter, rank, alpha, dropout, targets)
@@ -113,7 +112,7 @@ def train_lora(
                 learning_rate=learning_rate,
                 batch_size=batch_size,
                 micro_batch_size=min(micro_batch_size or batch_size, batch_size),
-                bf16=bf16,
+                bf16=weights == torch.bfloat16,
                 gradient_checkpointing=gradient_checkpointing,
                 shared=model.peft_config["default"].lora_dropout == 0,  # each row draws its own dropout
                 seed=seed,

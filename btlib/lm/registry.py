@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from btlib.errors import BtlibError
-from btlib.lm.checkpoint import Checkpoint, find
+from btlib.lm.checkpoint import Checkpoint, dtype_of, find
 from btlib.lm.engine import AsyncEngine, Engine, best_device
 from btlib.lm.provider import LoraProvider
 from btlib.lm.scheduler import SLOTS
@@ -57,7 +57,7 @@ def shared_engine(checkpoint: Checkpoint, *, device: str, dtype: str, slots: int
 
     A folder whose files have changed since (an LM trained again) gets a new engine.
     """
-    key = (checkpoint.folder.resolve(), best_device(device), dtype)
+    key = (checkpoint.folder.resolve(), best_device(device), dtype_of(dtype, best_device(device)))
     with _LOCK:
         engine = _ENGINES.get(key)
         if engine is None or engine.closed or engine.model_id != checkpoint.model_id(engine.dtype):
@@ -92,7 +92,7 @@ def load_lm(
     device: str = "auto",
     slots: int = SLOTS,
     *,
-    dtype: str = "auto",
+    dtype: str = "",
     api_base: str | None = None,
 ) -> dspy.LM:
     """Return an LM for DSPy: `dspy.configure(lm=load_lm("pocket"))`.
@@ -103,7 +103,7 @@ def load_lm(
     adapter  a LoRA adapter's folder (safetensors) to put over the weights
     device   "auto", "cpu", "cuda", "mps"
     slots    requests generated at the same time, as far as memory goes
-    dtype    "auto" (bf16 where the hardware has it), "float32", "bfloat16"
+    dtype    "auto" (bf16 where the hardware has it), "float32", "bfloat16"; "" for the preset's, or "auto"
     api_base the URL of an OpenAI-compatible server, for a name that begins with "openai/" (default: the variable
              BTLIB_API_BASE); device, slots, dtype and the context length are then the server's
 
@@ -115,6 +115,7 @@ def load_lm(
 
         return load_server_lm(name, preset, adapter, api_base)
     found = find(name)
+    dtype = dtype or ("auto" if preset is None else preset.dtype)
     engine = shared_engine(
         found, device=device, dtype=dtype, slots=slots, context=None if preset is None else preset.context_length
     )

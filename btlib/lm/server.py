@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from dspy.utils import exceptions as errors
 
-from btlib.colbert import public
+from btlib.search import public
 from btlib.errors import BtlibError
 from btlib.files import whole_folder, write_json
 from btlib.lm.checkpoint import Checkpoint, adapter_hash, find

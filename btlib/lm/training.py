@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from btlib.errors import BtlibError
 from btlib.lm.chat import Row
 from btlib.lm.rows import Pack
 
-_ROWS_A_THREAD = 4  # fewer, and computing their common beginning again costs what the thread gains
 _FULL = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
 
 
@@ -32,23 +30,6 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _FULL)
-
-
-def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    """Return what `work` makes of each part, each in a thread of its own with its share of PyTorch's threads.
-
-    Two threads that do half of the rows each are faster than two that do half of each operation: most of a small LM's
-    operations are too short to be parted.
-    """
-    if len(parts) == 1:
-        return [work(parts[0])]
-    threads = torch.get_num_threads()
-    share = (max(1, threads // len(parts)),)
-    with ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=share) as pool:
-        try:
-            return list(pool.map(work, parts))
-        finally:
-            torch.set_num_threads(threads)  # it is also what threads that start later begin with
 
 
 class PackTrainer(Trainer):
@@ -80,34 +61,21 @@ class PackTrainer(Trainer):
     def _micro_step(self, model, rows: Sequence[Row], targets: int) -> torch.Tensor | None:
         """Add a micro-batch's gradients; None, with the gradients as they were, when memory is full."""
         parameters = [p for p in model.parameters() if p.requires_grad]
-
-        def gradients(part: Sequence[Row]) -> tuple[int, torch.Tensor, tuple[torch.Tensor, ...]]:
-            pack = Pack(part, self.args.device, self.shared)
+        try:
+            pack = Pack(rows, self.args.device, self.shared)
             with self.compute_loss_context_manager():
                 loss = pack.loss(model) / targets
-            return len(pack), loss.detach(), torch.autograd.grad(loss, parameters)
-
-        try:
-            done = side_by_side(gradients, self._parts(rows))
+            gradients = torch.autograd.grad(loss, parameters)
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            done = None
-        if done is None:  # the error, and with it the activations that its frames hold, are gone here
+            gradients = loss = pack = None
+        if gradients is None:  # the error, and with it the activations that its frames hold, are gone here
             return None
-        for tokens, _, found in done:
-            self.computed_tokens += tokens
-            for parameter, gradient in zip(parameters, found, strict=True):
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        return torch.stack([loss for _, loss, _ in done]).sum()
-
-    def _parts(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
-        """Part a micro-batch among a CPU's threads; rows that share a beginning stay together."""
-        count = min(torch.get_num_threads(), len(rows) // _ROWS_A_THREAD)
-        if count < 2 or self.args.device.type != "cpu" or not self.shared:  # not shared: dropout draws in order
-            return [rows]
-        rows = sorted(rows, key=lambda row: row.ids)
-        return [rows[len(rows) * i // count : len(rows) * (i + 1) // count] for i in range(count)]
+        self.computed_tokens += len(pack)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return loss.detach()
 
     def _halve(self, rows: Sequence[Row]) -> None:
         clear_device_cache(garbage_collection=True)

@@ -18,7 +18,7 @@ import dspy
 
 from btlib.errors import BtlibError, unknown
 from btlib.presets import TASKS, Split
-from btlib.retrieval import Searcher
+from btlib.search import Searcher
 from btlib.tasks import gsm8k, hotpotqa, iris
 
 Examples = tuple[dspy.Example, ...]

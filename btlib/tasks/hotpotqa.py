@@ -13,7 +13,8 @@ from dspy.evaluate import answer_exact_match
 from btlib.errors import BtlibError
 from btlib.files import check_fields
 from btlib.presets import PRESETS, Split
-from btlib.retrieval import SEPARATOR, Retriever, Searcher, load_retriever
+from btlib.search import SEPARATOR, Searcher, load_retriever
+from btlib.search.bm25 import Retriever
 from btlib.tasks._files import folder, from_hub, is_cut, read_parts
 from btlib.tasks._rows import open_rows
 

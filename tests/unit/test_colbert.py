@@ -9,9 +9,9 @@ import pytest
 from servers import serve
 
 from btlib.__main__ import main
-from btlib.colbert import ColBERT
+from btlib.search.colbert import ColBERT
 from btlib.errors import BtlibError
-from btlib.retrieval import load_retriever
+from btlib.search import load_retriever
 from btlib.sources import check_servers, describe
 from btlib.tasks import load_task
 
