@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from btlib.errors import BtlibError
-from btlib.presets import DEFAULT_PRESET, TASKS, load_preset
+from btlib.errors import BtlibError, unknown
+from btlib.presets import DEFAULT_PRESET, PRESETS
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument(
         "--preset", default=DEFAULT_PRESET, help="smoke, laptop (default), colab or paper: sizes and settings"
     )
-    grid.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help=f"of {', '.join(TASKS)} (default: all)")
+    grid.add_argument(
+        "--tasks", nargs="+", default=[], metavar="TASK", help="of those in btlib/tasks (default: the paper's three)"
+    )
     grid.add_argument(
         "--models",
         nargs="+",
@@ -61,6 +62,13 @@ def parser() -> argparse.ArgumentParser:
     )
     grid.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (default: ./runs)"
+    )
+    grid.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of the preset to change, such as epochs=5; such runs have a folder of their own",
     )
     grid.add_argument(
         "--data", metavar="FOLDER", help="where GSM8K's and HotPotQA's own files lie (default: the preset's)"
@@ -110,23 +118,18 @@ def run_models(_: argparse.Namespace) -> int:
 
 def run_grid(options: argparse.Namespace) -> int:
     """Run the grid; 0 when all runs are complete, 1 when one failed, 130 after Ctrl-C."""
-    from btlib.command import grid
-    from btlib.grid import run_grid as run
+    from btlib.grid.command import grid
+    from btlib.grid.run import run_grid as run
 
-    # As variables they reach the notebooks' processes too, which work in a folder of their own.
-    for name, value in (("SOURCE", options.data), ("RETRIEVER", options.retriever), ("API_BASE", options.api_base)):
-        if value:
-            path = Path(value).expanduser()
-            local = "://" not in value and path.exists()
-            os.environ[f"BTLIB_{name}"] = str(path.resolve()) if local else value
     return grid(options, run)
 
 
 def run_report(options: argparse.Namespace) -> int:
     """Execute the results notebook again and print the table."""
-    from btlib.command import report
+    from btlib.grid.command import report
 
-    load_preset(options.preset)
+    if options.preset.partition("+")[0] not in PRESETS:
+        raise unknown("preset", options.preset, PRESETS)
     return report(options.runs, options.preset, table_only=options.table)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from btlib import machine
 from btlib.errors import BtlibError
 from btlib.lm.known import KNOWN
-from btlib.presets import PRESETS, TASKS
+from btlib.presets import PRESETS
+from btlib.support import machine
 
 NEEDED_GIB = 4.0
 
@@ -62,10 +62,10 @@ def _versions() -> str:
 
 def _imports() -> str:
     import accelerate
-    import tantivy
     import dspy
     import papermill
     import peft
+    import tantivy
     import torch
     import transformers
 
@@ -73,17 +73,19 @@ def _imports() -> str:
 
 
 def _data() -> str:
-    from btlib.tasks import load_task
+    from btlib.tasks import load_for, registry
 
     sizes = []
-    for name in TASKS:
-        task = load_task(name, split=PRESETS["smoke"].split(name))
+    for name, spec in registry().items():
+        if "smoke" not in spec.splits:
+            continue
+        task = load_for(PRESETS["smoke"], name)
         sizes.append(f"{name} {len(task.train)}/{len(task.dev)}/{len(task.test)}")
     return ", ".join(sizes) + " (train/dev/test of preset smoke)"
 
 
 def _paper() -> str:
-    from btlib.paper import published_runs
+    from btlib.results.paper import published_runs
 
     return f"{len(published_runs())} published cells"
 

@@ -1,22 +1,25 @@
 """Every number of an experiment in one place: four presets, from a CI machine to the paper's own setting.
 
-`smoke` runs in CI, `laptop` (the default) on a CPU, `colab` on one small GPU, and `paper` is appendix C. Taught in
-notebook 01; the numbers of optimization in notebooks 03 (BFRS) and 04 (LoRA).
+`smoke` runs in CI, `laptop` (the default) on a CPU, `colab` on one small GPU, and `paper` is appendix C. How many
+examples a task has in each is said in the task's own file (btlib/tasks). Taught in notebook 01; the numbers of
+optimization in notebooks 03 (BFRS) and 04 (LoRA).
 """
 
 from __future__ import annotations
 
-import os
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
+from typing import Any
 
 from btlib.errors import BtlibError, unknown
 
-TASKS = ("iris", "gsm8k", "hotpotqa")  # the order of running: cheapest first
 DEFAULT_PRESET = "laptop"
 
 _ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_FIXED = ("name", "base", "changes", "splits")  # fields that `load_preset(changes=...)` does not take
 
 
 @dataclass(frozen=True)
@@ -47,33 +50,39 @@ class Split:
 class Preset:
     """The settings of one experiment (appendix C names them; `PRESETS["paper"]` holds the paper's own).
 
+    `base` is the built-in preset that this one is made from, and `changes` what it changes: a preset with changes has
+    runs of its own. `splits` holds the sizes of tasks that are not to have the ones in their files.
     Demonstrations: DSPy caps the *total* of a prompt at `max_labeled_demos`; bootstrapped ones come first, labelled
     ones fill up the rest. With 3 and 3, a prompt with 3 bootstrapped demonstrations has no labelled one; with 3 and 6
-    it has 3 more. `num_candidate_programs` counts the random candidates, for all tasks or for each (`candidates` says
-    how many): DSPy tries three fixed ones besides.
+    it has 3 more. `num_candidate_programs` counts the random candidates: DSPy tries three fixed ones besides.
     Sampling: `max_tokens` are new tokens, `context_length` is the prompt and the answer together.
     """
 
     name: str
-    splits: Mapping[str, Split]
-    tasks: tuple[str, ...] = TASKS
+    base: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()  # (): those of the paper
     models: tuple[str, ...] = ("pocket",)
-    source: str = "mini"  # where load_task finds the data: mini, hub, or a folder
-    retriever: str = ""  # what HotPotQA searches: a ColBERTv2 server's URL, a file of passages, "" for the source's own
     seeds: tuple[int, ...] = (0, 1, 2)
+    # Where things are
+    source: str = "mini"  # where a task finds its data: mini, hub, or a folder
+    retriever: str = ""  # what a task with search searches: a ColBERTv2 server's URL, a file, "" for the source's own
+    api_base: str = ""  # the URL of an OpenAI-compatible server, for LMs named openai/...
     # Prompt optimization (BFRS)
     max_bootstrapped_demos: int = 3
     max_labeled_demos: int = 6
-    num_candidate_programs: int | Mapping[str, int] = 6
+    num_candidate_programs: int = 6
+    shuffle_between_steps: bool = False  # False: one order of the training set for all steps, as the paper says
     # Sampling
     temperature: float = 0.1
     top_p: float = 0.97
     max_tokens: int = 200
     context_length: int = 2048
-    # The HotPotQA program
+    # Programs that search
     passages_per_hop: int = 3
     num_hops: int = 2
-    # Fine-tuning (BFT with LoRA); targets, ranks, rates and epochs are compared in the README, "LoRA settings"
+    # Fine-tuning (BFT with LoRA)
     lora_rank: int = 32
     lora_alpha: int = 64
     lora_dropout: float = 0.0
@@ -89,41 +98,25 @@ class Preset:
     num_threads: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("splits", "num_candidate_programs"):
-            if isinstance(value := getattr(self, name), Mapping):
-                object.__setattr__(self, name, MappingProxyType(dict(value)))
-        if self.batch_size % self.micro_batch_size:
+        object.__setattr__(self, "base", self.base or self.name)
+        for name in ("splits", "changes"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        if self.batch_size < 1 or self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size:
             raise BtlibError(
                 f"preset {self.name}: batch_size {self.batch_size} is no multiple of micro_batch_size "
                 f"{self.micro_batch_size}"
             )
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def __reduce__(self):  # a mapping proxy cannot be pickled or copied
         return _rebuild, ({k: dict(v) if isinstance(v, Mapping) else v for k, v in self.__dict__.items()},)
-
-    def split(self, task: str) -> Split:
-        """Return the sizes for a task; an unknown name is an error that lists the valid ones."""
-        if task not in self.splits:
-            raise unknown("task", task, self.splits)
-        return self.splits[task]
-
-    def candidates(self, task: str) -> int:
-        """Return the number of random candidates of BFRS for a task; an unknown name lists the valid ones."""
-        if not isinstance(self.num_candidate_programs, Mapping):
-            return self.num_candidate_programs
-        if task not in self.num_candidate_programs:
-            raise unknown("task", task, self.num_candidate_programs)
-        return self.num_candidate_programs[task]
 
 
 def _rebuild(values: dict) -> Preset:
     return Preset(**values)
 
-
-_IRIS = Split(train=50, dev=50, test=50, bootstrap=15, validation=35)  # the paper's own, small enough for everyone
-_LAPTOP = Split(train=150, dev=50, test=150, bootstrap=50, validation=60)
-_SMOKE = Split(train=24, dev=12, test=24, bootstrap=12, validation=12)
-_COLAB = Split(train=200, dev=100, test=200, bootstrap=50, validation=100)
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -131,11 +124,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         for preset in (
             Preset(
                 name="smoke",
-                splits={
-                    "iris": Split(train=24, dev=50, test=30, bootstrap=12, validation=12),
-                    "gsm8k": _SMOKE,
-                    "hotpotqa": _SMOKE,
-                },
                 seeds=(0,),
                 num_candidate_programs=2,
                 epochs=2,
@@ -143,11 +131,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ),
             Preset(
                 name="laptop",
-                splits={"iris": _IRIS, "gsm8k": _LAPTOP, "hotpotqa": _LAPTOP},
                 seeds=(0,),
-                # 15 flowers are few to bootstrap from: 24 draws find better prompts than 12 or 6 (README, "Candidates")
-                num_candidate_programs={"iris": 24, "gsm8k": 6, "hotpotqa": 6},
-                # Best on the version of the LM before, level with the best on this one (README, "LoRA settings")
+                # Chosen on dev; compared with other settings in notebooks/pages/lora.md
                 lora_rank=8,
                 lora_alpha=16,
                 epochs=10,
@@ -155,7 +140,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ),
             Preset(
                 name="colab",
-                splits={"iris": _IRIS, "gsm8k": _COLAB, "hotpotqa": _COLAB},
                 models=("Qwen/Qwen3-0.6B",),
                 source="hub",
                 seeds=(0,),  # 24 runs: an evening on 16 GB; --seeds 0 1 2 for the paper's three
@@ -168,11 +152,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ),
             Preset(
                 name="paper",
-                splits={
-                    "iris": _IRIS,
-                    "gsm8k": Split(train=1000, dev=500, test=1319, bootstrap=100, validation=250),
-                    "hotpotqa": Split(train=1000, dev=500, test=1500, bootstrap=100, validation=250),
-                },
                 models=(
                     "mistralai/Mistral-7B-Instruct-v0.2",
                     "meta-llama/Llama-2-7b-chat-hf",
@@ -194,15 +173,58 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
-def load_preset(name: str | Preset = DEFAULT_PRESET) -> Preset:
+def load_preset(
+    name: str | Preset = DEFAULT_PRESET,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    source: str = "",
+    retriever: str = "",
+    api_base: str = "",
+) -> Preset:
     """Return a preset by name (default `laptop`; a Preset passes through); an unknown name lists the valid ones.
 
-    The variables BTLIB_SOURCE and BTLIB_RETRIEVER replace `source` and `retriever`; `btlib grid --data --retriever`
-    sets them, and so they reach every process of a grid.
+    `changes` are settings to change, by field name: {"epochs": 5}; text is read as the field's type. The result is
+    called "laptop+epochs=5", so its runs never mix with the preset's own. `source`, `retriever` and `api_base`, where
+    given, say where data, passages and answers come from, and leave the name as it is.
     """
-    if isinstance(name, Preset):
-        return name
-    if name not in PRESETS:
-        raise unknown("preset", name, PRESETS)
-    given = {field: os.environ.get(f"BTLIB_{field.upper()}") for field in ("source", "retriever")}
-    return replace(PRESETS[name], **{field: value for field, value in given.items() if value})
+    if not isinstance(name, Preset):
+        if name not in PRESETS:
+            raise unknown("preset", name, PRESETS)
+        name = PRESETS[name]
+    places = {k: str(v) for k, v in (("source", source), ("retriever", retriever), ("api_base", api_base)) if v}
+    preset = replace(name, **places)
+    given = {setting: _typed(setting, value) for setting, value in (changes or {}).items()}
+    new = {setting: value for setting, value in given.items() if value != getattr(preset, setting)}
+    if not new:
+        return preset
+    changed = dict(preset.changes) | new
+    text = ",".join(f"{key}={_short(value)}" for key, value in sorted(changed.items()))
+    return replace(preset, **new, changes=changed, base=preset.base, name=f"{preset.base}+{text}")
+
+
+def _typed(setting: str, value: Any) -> Any:
+    """Return a setting's value in its field's type; a BtlibError for an unknown setting or a value that does not
+    fit.
+    """
+    kinds = {f.name: f.type for f in fields(Preset) if f.name not in _FIXED}
+    if setting not in kinds:
+        raise unknown("setting", setting, kinds)
+    kind = kinds[setting]
+    try:
+        if isinstance(value, str) and kind != "str" and not kind.startswith("tuple"):
+            value = json.loads(value.strip().lower())
+        if kind.startswith("tuple"):
+            value = tuple(value.replace(",", " ").split() if isinstance(value, str) else value)
+            return tuple(int(part) for part in value) if "int" in kind else tuple(str(part) for part in value)
+        wanted = {"int": int, "float": (int, float), "bool": bool, "str": str}[kind]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):
+            raise ValueError
+        return float(value) if kind == "float" else value
+    except (TypeError, ValueError):
+        raise BtlibError(f"setting {setting} takes a {kind}, got {value!r}") from None
+
+
+def _short(value: Any) -> str:
+    """Write a value as a part of a folder's name."""
+    text = "-".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if type(value) is float else value
+    return re.sub(r"[^\w.-]+", "_", str(text))

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from btlib.paths import notebooks_dir
+from btlib.support.paths import notebooks_dir
 
 SUSPECT = (str(Path.home()) + "/", tempfile.gettempdir() + "/", str(notebooks_dir().parent) + "/")
 

@@ -13,7 +13,7 @@ import torch
 
 from btlib.errors import BtlibError, unknown
 from btlib.lm.known import HUB_NAME, KNOWN, POCKET, Known, known
-from btlib.paths import data_dir
+from btlib.support.paths import data_dir
 
 _FILES = ("*.json", "*.jinja", "tokenizer.model", "model*.safetensors")  # what decides an answer
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from btlib.paths import data_dir
+from btlib.support.paths import data_dir
 
 POCKET = "pocket"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # <owner>/<name>

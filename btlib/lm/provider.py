@@ -9,8 +9,8 @@ from typing import Any
 from dspy.clients.provider import Provider, TrainingJob
 
 from btlib.errors import BtlibError, unknown
-from btlib.lm.engine import Engine
-from btlib.lm.lora import EmptyTraining, TrainReport, train_lora
+from btlib.lm.engine.engine import Engine
+from btlib.lm.lora.train import EmptyTraining, TrainReport, train_lora
 
 SETTINGS = tuple(
     name

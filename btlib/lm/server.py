@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from dspy.utils import exceptions as errors
 
-from btlib.search import public
 from btlib.errors import BtlibError
-from btlib.files import whole_folder, write_json
 from btlib.lm.checkpoint import Checkpoint, adapter_hash, find
-from btlib.lm.lora import TrainReport, train_lora
+from btlib.lm.local import LocalLM, sampling
+from btlib.lm.lora.train import TrainReport, train_lora
 from btlib.lm.provider import LoraProvider
-from btlib.lm.registry import LocalLM
-from btlib.paths import cache_dir, data_dir
+from btlib.search import public
+from btlib.support.files import whole_folder, write_json
+from btlib.support.paths import cache_dir, data_dir
 
 if TYPE_CHECKING:
     from btlib.presets import Preset
@@ -194,6 +194,14 @@ class ServerProvider(LoraProvider):
 class ServerLM(LocalLM):
     """A `dspy.LM` on a server. Requests carry a seed, so that a server that honours it answers the same again."""
 
+    def counters(self) -> None:
+        """Return None: a server's work is counted by the usage that it reports."""
+        return None
+
+    def server(self) -> dict[str, Any]:
+        """Return what a run's record says of the server."""
+        return self.provider.engine.describe()
+
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         if self.provider.failed:
             raise BtlibError(self.provider.failed)
@@ -215,10 +223,7 @@ def load_server_lm(
     """Return the LM of a server; see `load_lm` for `preset` and `adapter`."""
     # DSPy would fetch a price list, and wait for it where there is no network; one's own server has no prices.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    server = Server(name, api_base)
-    sampling: dict[str, Any] = {"temperature": 0.0}
-    if preset is not None:
-        sampling = {"temperature": preset.temperature, "top_p": preset.top_p, "max_tokens": preset.max_tokens}
+    server = Server(name, api_base or (preset.api_base if preset else None))
     return ServerLM(
         name if adapter is None else server.add_adapter(adapter),
         engine="lm15",
@@ -227,5 +232,5 @@ def load_server_lm(
         api_key=server.key,
         timeout=600,
         num_retries=RETRIES,
-        **sampling,
+        **sampling(preset),
     )

@@ -19,10 +19,10 @@ from pathlib import Path
 import dspy
 from dspy.lm15 import Config, Message, Request
 
-from btlib.files import write_json
 from btlib.lm import load_lm
-from btlib.lm.engine import SLOTS
+from btlib.lm.engine.engine import SLOTS
 from btlib.pocket import classes, corpus
+from btlib.support.files import write_json
 
 SEED = 77
 

@@ -11,8 +11,8 @@ import os
 import random
 from pathlib import Path
 
-from btlib.paths import data_dir
 from btlib.pocket import problems, worlds
+from btlib.support.paths import data_dir
 
 SEED = 20240710
 SIZES = {"train": 400, "dev": 200, "test": 400}

@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from btlib.errors import BtlibError
-from btlib.files import write_json
 from btlib.pocket.model import SIZES, make_model, share_spelling
+from btlib.support.files import write_json
 
 LOG_EVERY, SAVE_SECONDS, SNAPSHOTS = 20, 240, 10
 GUESS_ROWS, READ_ROWS = 8, 8  # a step, over all processes

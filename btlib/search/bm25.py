@@ -23,9 +23,9 @@ import numpy as np
 import tantivy
 
 from btlib.errors import BtlibError
-from btlib.files import whole_folder, write_json
-from btlib.paths import cache_dir
 from btlib.search.passages import Passages, read_passages
+from btlib.support.files import whole_folder, write_json
+from btlib.support.paths import cache_dir
 
 IN_MEMORY = 8 << 20  # bytes: files up to this size are indexed in memory, in about a second, and leave no index behind
 FORMAT = 2  # of the folder that an index is kept in

@@ -10,19 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from btlib.errors import BtlibError
-from btlib.paths import cache_dir
+from btlib.support.paths import cache_dir
 
 PATH = "/api/search"  # where ColBERT's own server answers; for a URL that names no path
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that may be another one in a moment
+TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses of an answer that may be another one in a moment
+_SECRET = re.compile("key|token|secret|pass|auth|sig", re.IGNORECASE)
 
 
 def is_url(source: object) -> bool:
@@ -31,9 +33,13 @@ def is_url(source: object) -> bool:
 
 
 def public(url: str) -> str:
-    """Return a URL without the name and password that it may hold, for records and messages."""
+    """Return a URL without what may be secret, for records and messages: name and password, and the values in its
+    query whose names speak of keys.
+    """
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    shown = [(name, "..." if _SECRET.search(name) else value) for name, value in parse_qsl(parts.query)]
+    netloc = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=netloc, query=urlencode(shown), fragment=""))
 
 
 class ColBERT:
@@ -110,7 +116,7 @@ class ColBERT:
             ) from error
 
     def _get(self, query: str, k: int) -> httpx.Response:
-        answer = self._client.get(self.url, params={"query": query, "k": k})
+        answer = self._client.get(httpx.URL(self.url).copy_merge_params({"query": query, "k": k}))
         return answer.raise_for_status()
 
     def _keep(self, path: Path, value: dict) -> None:
@@ -126,5 +132,5 @@ class ColBERT:
 
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code in PASSING
+        return error.response.status_code in TRY_AGAIN
     return isinstance(error, httpx.TransportError)

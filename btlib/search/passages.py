@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from btlib.errors import BtlibError
-from btlib.files import check_fields, parse_row
+from btlib.support.files import check_fields, parse_row
 
 SEPARATOR = " | "  # between a passage's title and its text
 

@@ -8,8 +8,8 @@ from typing import Any
 import dspy
 
 from btlib.errors import BtlibError
-from btlib.files import read_jsonl
-from btlib.paths import data_dir
+from btlib.support.files import read_jsonl
+from btlib.support.paths import data_dir
 
 PARTS = ("train", "dev", "test")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from btlib.errors import BtlibError
-from btlib.files import check_fields, parse_row
+from btlib.support.files import check_fields, parse_row
 
 Check = Callable[[dict[str, Any], str], object]
 _BLANK = re.compile(r"[\s,]*")

@@ -9,10 +9,12 @@ import dspy
 from dspy.datasets.gsm8k import gsm8k_metric
 
 from btlib.errors import BtlibError
-from btlib.presets import PRESETS, Split
+from btlib.presets import Split
 from btlib.tasks._files import folder, from_hub, is_cut, read_parts
 from btlib.tasks._rows import open_rows
+from btlib.tasks._spec import CallSize, TaskSpec
 
+_PAPER = Split(train=1000, dev=500, test=1319, bootstrap=100, validation=250)  # appendix C
 OFFICIAL = {  # what the publishers call their files, on GitHub and on the hub
     part: (f"{part}.jsonl", f"{part}.json", f"main/{part}-*.parquet", f"{part}*.parquet") for part in ("train", "test")
 }
@@ -29,9 +31,6 @@ class CoTProgram(dspy.Module):
         return self.prog(question=question)
 
 
-program = CoTProgram
-
-
 def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
     """DSPy's `gsm8k_metric` as a bool that never raises: the last number of the answer's first line is compared.
 
@@ -45,7 +44,7 @@ def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
     return bool(gsm8k_metric(example, dspy.Prediction(answer=answer)))
 
 
-def load(source: str, split: Split | None = None) -> tuple[dict[str, list[dspy.Example]], None]:
+def load(source: str, split: Split | None = None, retriever: str = "") -> tuple[dict[str, list[dspy.Example]], None]:
     """Read the three parts of a source.
 
     "mini", or a folder with train.jsonl, dev.jsonl and test.jsonl ({"id", "question", "answer"} a line), comes cut.
@@ -67,7 +66,7 @@ def load(source: str, split: Split | None = None) -> tuple[dict[str, list[dspy.E
         for part, patterns in OFFICIAL.items():
             found = open_rows(path, patterns, {"question": str, "answer": str}, _result)
             rows[part] = [(found[n], found.where(n)) for n in range(len(found))]
-    split = split or PRESETS["paper"].split("gsm8k")
+    split = split or _PAPER
     examples = {
         part: [
             dspy.Example(id=f"gsm8k-{part}-{n}", question=row["question"], answer=_result(row, where))
@@ -91,3 +90,22 @@ def _result(row: dict[str, Any], where: str) -> str:
             f"alone has a dev.jsonl too), got {row['answer'][-60:]!r}"
         )
     return result
+
+
+TASK = TaskSpec(
+    name="gsm8k",
+    title="GSM8K",
+    title_mini="gsm8k-mini",
+    program=CoTProgram,
+    metric=metric,
+    load=load,
+    splits={
+        "smoke": Split(train=24, dev=12, test=24, bootstrap=12, validation=12),
+        "laptop": Split(train=150, dev=50, test=150, bootstrap=50, validation=60),
+        "colab": Split(train=200, dev=100, test=200, bootstrap=50, validation=100),
+        "paper": _PAPER,
+    },
+    calls=(CallSize(108, 46, 60, 130 + 20, 22),),  # a question of 60 tokens, 130 of reasoning
+    column=1,
+    default=True,
+)

@@ -11,14 +11,15 @@ from dspy.dsp.utils import deduplicate
 from dspy.evaluate import answer_exact_match
 
 from btlib.errors import BtlibError
-from btlib.files import check_fields
-from btlib.presets import PRESETS, Split
+from btlib.presets import Split
 from btlib.search import SEPARATOR, Searcher, load_retriever
 from btlib.search.bm25 import Retriever
+from btlib.support.files import check_fields
 from btlib.tasks._files import folder, from_hub, is_cut, read_parts
 from btlib.tasks._rows import open_rows
+from btlib.tasks._spec import CallSize, TaskSpec
 
-NUM_HOPS = 2
+_PAPER = Split(train=1000, dev=500, test=1500, bootstrap=100, validation=250)  # appendix C
 
 
 class HotPotQAProgram(dspy.Module):
@@ -28,23 +29,20 @@ class HotPotQAProgram(dspy.Module):
     `context`. The paper's `dspy.Retrieve` needs a server in DSPy's settings; this one holds its retriever.
     """
 
-    def __init__(self, retriever: Searcher, passages_per_hop: int = 3):
+    def __init__(self, retriever: Searcher, passages_per_hop: int = 3, num_hops: int = 2):
         super().__init__()
         self.retriever = retriever
         self.passages_per_hop = passages_per_hop
-        self.generate_query = [dspy.ChainOfThought("context, question -> search_query") for _ in range(NUM_HOPS)]
+        self.generate_query = [dspy.ChainOfThought("context, question -> search_query") for _ in range(num_hops)]
         self.generate_answer = dspy.ChainOfThought("context, question -> answer")
 
     def forward(self, question):
         context = []
-        for hop in range(NUM_HOPS):
-            search_query = self.generate_query[hop](context=context, question=question).search_query
+        for generate_query in self.generate_query:
+            search_query = generate_query(context=context, question=question).search_query
             passages = self.retriever.search(search_query, self.passages_per_hop)
             context = deduplicate(context + passages)
         return self.generate_answer(context=context, question=question).copy(context=context)
-
-
-program = HotPotQAProgram
 
 
 def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
@@ -54,7 +52,7 @@ def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
 
 
 def load(
-    source: str, split: Split | None = None, retriever: str | Path = ""
+    source: str, split: Split | None = None, retriever: str = ""
 ) -> tuple[dict[str, list[dspy.Example]], Searcher]:
     """Read the three parts, and make the retriever: `retriever` (a URL or a file, see `load_retriever`), or else a
     passages.jsonl or passages.tsv in the source's folder, or else the paragraphs that come with the questions.
@@ -91,7 +89,7 @@ def _cut(
     official_train: Any, official_dev: Any, split: Split | None, retriever: str | Path
 ) -> tuple[dict[str, list[dspy.Example]], Searcher]:
     """Draw train and dev from one official set and test from the other, with the passages of what was drawn."""
-    split = split or PRESETS["paper"].split("hotpotqa")
+    split = split or _PAPER
     passages: dict[str, None] = {}
 
     def draw(rows: Any, count: int) -> list[dspy.Example]:
@@ -139,3 +137,27 @@ def _parse(row: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
             f"{where}: field 'context' must be [[title, [sentence, ...]], ...], got {context!r:.200}"
         ) from error
     return {"id": row[name], "question": row["question"], "answer": row["answer"], "gold_titles": gold}, paragraphs
+
+
+TASK = TaskSpec(
+    name="hotpotqa",
+    title="HotPotQA",
+    title_mini="hotpotqa-mini",
+    program=HotPotQAProgram,
+    metric=metric,
+    load=load,
+    splits={
+        "smoke": Split(train=24, dev=12, test=24, bootstrap=12, validation=12),
+        "laptop": Split(train=150, dev=50, test=150, bootstrap=50, validation=60),
+        "colab": Split(train=200, dev=100, test=200, bootstrap=50, validation=100),
+        "paper": _PAPER,
+    },
+    calls=(  # a question of 25 tokens, 60 of reasoning, 110 a passage (title and abstract), three passages a hop
+        CallSize(132, 53, 25, 60 + 30, 29),
+        CallSize(132, 53, 25 + 3 * 110, 60 + 30, 29),
+        CallSize(128, 52, 25 + 6 * 110, 60 + 25, 28),
+    ),
+    searches=True,
+    column=0,
+    default=True,
+)

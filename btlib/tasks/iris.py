@@ -15,9 +15,10 @@ import dspy
 from dspy.evaluate import answer_exact_match
 
 from btlib.errors import BtlibError
-from btlib.paths import data_dir
 from btlib.presets import Split
+from btlib.support.paths import data_dir
 from btlib.tasks._files import PARTS, folder
+from btlib.tasks._spec import CallSize, TaskSpec
 
 FEATURES = ("petal_length", "petal_width", "sepal_length", "sepal_width")
 LABELS = ("setosa", "versicolour", "virginica")
@@ -46,16 +47,13 @@ class IrisProgram(dspy.Module):
         )
 
 
-program = IrisProgram
-
-
 def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
     """Exact match of the species, after DSPy's normalization; an answer that is missing or empty is wrong."""
     answer = str(getattr(pred, "answer", None) or "")
     return bool(answer.strip()) and bool(answer_exact_match(example, dspy.Prediction(answer=answer)))
 
 
-def load(source: str, split: Split | None = None) -> tuple[dict[str, list[dspy.Example]], None]:
+def load(source: str, split: Split | None = None, retriever: str = "") -> tuple[dict[str, list[dspy.Example]], None]:
     """Read the flowers and cut them into three equal parts by a shuffle that never changes (50/50/50, appendix C).
 
     All 150 flowers are real, so "mini" and "hub" are the same file here, and so is a folder that has no iris.csv.
@@ -93,3 +91,24 @@ def _example(path, line: int, index: int, row: dict[str, str | None]) -> dspy.Ex
         )
     values = {name: row[name] for name in FEATURES}
     return dspy.Example(id=f"iris-{index:03d}", **values, answer=row["species"]).with_inputs(*FEATURES)
+
+
+_PAPER = Split(train=50, dev=50, test=50, bootstrap=15, validation=35)  # small enough for everyone
+TASK = TaskSpec(
+    name="iris",
+    title="Iris",
+    program=IrisProgram,
+    metric=metric,
+    load=load,
+    splits={
+        "smoke": Split(train=24, dev=50, test=30, bootstrap=12, validation=12),
+        "laptop": _PAPER,
+        "colab": _PAPER,
+        "paper": _PAPER,
+    },
+    # 15 flowers are few to bootstrap from: 24 draws find better prompts than 12 or 6 (notebooks/pages/candidates.md)
+    settings={"laptop": {"num_candidate_programs": 24}},
+    calls=(CallSize(198, 72, 12, 80 + 20, 48),),  # four numbers in, 80 tokens of reasoning out
+    column=2,
+    default=True,
+)

@@ -16,9 +16,9 @@ import dspy
 import pandas as pd
 from bench_lora_settings import store
 
-from btlib.evaluation import evaluate
+from btlib.steps.evaluation import evaluate
 from btlib.lm import load_lm
-from btlib.optimize import optimize_prompts, vanilla_state
+from btlib.steps.prompts import optimize_prompts, vanilla_state
 from btlib.presets import TASKS, load_preset
 from btlib.tasks import load_task
 

@@ -22,15 +22,15 @@ import torch
 from dspy.lm15 import Config, Message, Request
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
 
-from btlib.estimate import PAPER_HOURS, Throughput, total
-from btlib.jobs import plan
+from btlib.grid.estimate import PAPER_HOURS, Throughput, total
+from btlib.grid.plan import plan
 from btlib.lm.checkpoint import best_dtype, check
-from btlib.lm.engine import Engine, best_device
+from btlib.lm.engine.engine import Engine, best_device
 from btlib.lm.known import KNOWN, Shape, known
-from btlib.lm.lora import train_lora
+from btlib.lm.lora.train import train_lora
 from btlib.lm.quiet import without_bars
-from btlib.machine import cpu_name
-from btlib.paths import data_dir
+from btlib.support.machine import cpu_name
+from btlib.support.paths import data_dir
 from btlib.presets import load_preset
 
 TINY = Shape(4096, 128, 256, 2, 4, 2, 32, 4096, tied=True)

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from bench_lm_engine import GROUPS, NEW, OWN, PREFIX, at_limit, model, prompts, run_engine
 
-from btlib.lm.attention import NAME
+from btlib.lm.engine.attention import NAME
 from btlib.lm.checkpoint import best_dtype
-from btlib.lm.scheduler import Scheduler
-from btlib.machine import machine
+from btlib.lm.engine.scheduler import Scheduler
+from btlib.support.machine import machine
 
 NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",

@@ -23,12 +23,12 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from btlib.lm.attention import NAME
+from btlib.lm.engine.attention import NAME
 from btlib.lm.checkpoint import best_dtype
-from btlib.lm.lanes import Job
-from btlib.lm.sampling import request_seed
-from btlib.lm.scheduler import SLOTS, Scheduler
-from btlib.machine import machine
+from btlib.lm.engine.lanes import Job
+from btlib.lm.engine.sampling import request_seed
+from btlib.lm.engine.scheduler import SLOTS, Scheduler
+from btlib.support.machine import machine
 
 PREFIX, OWN, NEW, GROUPS, PLAIN = 500, 60, 50, 4, 4  # PLAIN: requests a round for `generate`
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import dspy
 import pandas as pd
 
-from btlib.bootstrap import bootstrap_traces
-from btlib.evaluation import evaluate, running_on, vanilla_state
+from btlib.steps.bootstrap import bootstrap_traces
+from btlib.steps.evaluation import evaluate, running_on, vanilla_state
 from btlib.lm import load_lm
-from btlib.lm.lora import ALL_LINEAR, train_lora
-from btlib.meter import Meter
+from btlib.lm.lora.train import ALL_LINEAR, train_lora
+from btlib.support.meter import Meter
 from btlib.presets import TASKS, load_preset
 from btlib.tasks import Task, load_task
 

@@ -25,12 +25,12 @@ from pathlib import Path
 import dspy
 import torch
 
-from btlib.bootstrap import bootstrap_traces
+from btlib.steps.bootstrap import bootstrap_traces
 from btlib.lm import ForgivingChatAdapter, load_lm
 from btlib.lm.checkpoint import best_dtype
-from btlib.lm.lora import train_lora
+from btlib.lm.lora.train import train_lora
 from btlib.lm.quiet import without_bars
-from btlib.meter import quiet
+from btlib.support.meter import quiet
 from btlib.presets import TASKS, load_preset
 from btlib.tasks import load_task
 

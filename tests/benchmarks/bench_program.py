@@ -24,11 +24,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from btlib.lm import load_lm
-from btlib.lm.engine import Engine
-from btlib.lm.lanes import Job
+from btlib.lm.engine.engine import Engine
+from btlib.lm.engine.lanes import Job
 from btlib.lm.quiet import without_bars
-from btlib.machine import machine
-from btlib.optimize import optimize_prompts, vanilla_state
+from btlib.support.machine import machine
+from btlib.steps.prompts import optimize_prompts, vanilla_state
 from btlib.presets import TASKS, Preset, Split, load_preset
 from btlib.tasks import load_task
 

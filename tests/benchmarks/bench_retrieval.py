@@ -62,7 +62,7 @@ def _spell(number: int) -> str:
 
 def build(path: Path, folder: Path) -> dict[str, float]:
     """Index the file, and tell what it took."""
-    from btlib.retrieval import build_index
+    from btlib.search import build_index
 
     start = time.perf_counter()
     build_index(path, folder)
@@ -74,7 +74,7 @@ def search(path: Path, folder: Path, queries: int) -> dict[str, float]:
     import bm25s
     import numpy as np
 
-    from btlib.retrieval import Passages, Retriever
+    from btlib.search import Passages, Retriever
 
     start = time.perf_counter()
     index = bm25s.BM25.load(folder, mmap=True)
@@ -143,7 +143,7 @@ def main() -> None:
         }
         print(json.dumps(stages[given.stage]()))
         return
-    from btlib import machine
+    from btlib.support import machine
 
     with tempfile.TemporaryDirectory(prefix="btlib-bench-") as scratch:
         place = given.folder or Path(scratch)

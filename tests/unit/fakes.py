@@ -10,6 +10,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import dspy
+from btlib.lm.local import LocalLM
 from dspy.clients.provider import Provider
 from dspy.lm15 import Message, Response, TextPart, Usage
 
@@ -92,7 +93,7 @@ _names = itertools.count()
 
 def fake_lm(script, engine=FakeEngine, provider=None, model=None) -> dspy.LM:
     """A DSPy LM over a scripted engine. Each has a name of its own: DSPy's cache does not tell engines apart."""
-    return dspy.LM(
+    return LocalLM(
         model or f"fake-{next(_names)}", engine=engine(script), provider=provider or FakeProvider(), temperature=0.1
     )
 

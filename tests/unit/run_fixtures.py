@@ -87,8 +87,8 @@ class World:
 RUN_CELL = """
 import os, sys, time
 from pathlib import Path
-from btlib.files import whole_folder, write_json
-from btlib.runs import make_spec, settings
+from btlib.support.files import whole_folder, write_json
+from btlib.runs.run import make_spec, settings
 if STRATEGY == os.environ.get("FAIL", "none"):
     raise ValueError("no luck with this one")
 (Path(RUNS) / f"{STRATEGY or 'vanilla'}.pid").write_text(str(os.getpid()))

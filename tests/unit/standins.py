@@ -15,7 +15,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, LlamaConfig, MistralConfig, Qwen3Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from btlib.paths import data_dir
+from btlib.support.paths import data_dir
 
 _ALTERNATE = (
     "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif %}"

@@ -4,7 +4,7 @@ import dspy
 import pytest
 from fakes import fake_lm, field, reply, write_gsm8k, write_hotpotqa
 
-from btlib.bootstrap import TraceSet, bootstrap_traces, gold_by_hop, intermediate_quality, sound
+from btlib.steps.bootstrap import TraceSet, bootstrap_traces, gold_by_hop, intermediate_quality, sound
 from btlib.errors import BtlibError
 from btlib.lm.adapter import ForgivingChatAdapter
 from btlib.tasks import load_task

@@ -12,7 +12,7 @@ from btlib.__main__ import main
 from btlib.search.colbert import ColBERT
 from btlib.errors import BtlibError
 from btlib.search import load_retriever
-from btlib.sources import check_servers, describe
+from btlib.runs.provenance import check_servers, describe
 from btlib.tasks import load_task
 
 

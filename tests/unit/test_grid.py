@@ -18,15 +18,15 @@ import pytest
 from rich.console import Console
 from run_fixtures import data_folder, run_notebook
 
-from btlib.display import Display, dry_run, minutes
-from btlib.estimate import ASSUMED, CALLS, Throughput, cost, estimate, total
-from btlib.grid import run_grid
-from btlib.jobs import Job, default_workers, plan
+from btlib.grid.display import Display, dry_run, minutes
+from btlib.grid.estimate import ASSUMED, CALLS, Throughput, cost, estimate, total
+from btlib.grid.run import run_grid
+from btlib.grid.plan import Job, default_workers, plan
 from btlib.lm.known import known
-from btlib.notebook import kernel_folder, last_error, start_notebook, stop_notebook
+from btlib.grid.kernels import kernel_folder, last_error, start_notebook, stop_notebook
 from btlib.presets import PRESETS
-from btlib.runs import RunSpec, read_run
-from btlib.strategies import STRATEGIES
+from btlib.runs.run import RunSpec, read_run
+from btlib.steps.strategies import STRATEGIES
 
 SMOKE = PRESETS["smoke"]
 
@@ -146,11 +146,11 @@ def test_runs_fail_alone_and_take_along_only_what_starts_from_them(world, tmp_pa
 GRID = """
 import sys
 from pathlib import Path
-import btlib.command, btlib.grid
+import btlib.grid.command, btlib.grid
 from btlib.__main__ import main
 whole = btlib.grid.run_grid
 btlib.grid.run_grid = lambda specs, runs, workers, watch: whole(specs, runs, workers, watch, Path(sys.argv[1]))
-btlib.command.check_inputs = lambda *a, **k: set()
+btlib.grid.command.check_inputs = lambda *a, **k: set()
 sys.exit(main(["grid", "--preset", "smoke", "--tasks", "iris", "--strategies", "p", "--runs", sys.argv[2]]))
 """
 
@@ -239,18 +239,18 @@ def test_the_display_counts_and_guesses_the_time_left():
 
 
 def test_workers_follow_cores_memory_and_runs(monkeypatch):
-    monkeypatch.setattr("btlib.machine.cores", lambda: 16)
-    monkeypatch.setattr("btlib.machine.memory_gib", lambda: 8.0)
-    monkeypatch.setattr("btlib.machine.gpu", lambda: None)
+    monkeypatch.setattr("btlib.support.machine.cores", lambda: 16)
+    monkeypatch.setattr("btlib.support.machine.memory_gib", lambda: 8.0)
+    monkeypatch.setattr("btlib.support.machine.gpu", lambda: None)
     specs = plan(PRESETS["laptop"])
     assert default_workers(specs) == 5 and default_workers(specs[:1]) == 1
 
 
 def test_workers_share_a_gpu_as_far_as_its_memory_goes(monkeypatch):
-    monkeypatch.setattr("btlib.machine.memory_gib", lambda: 200.0)
+    monkeypatch.setattr("btlib.support.machine.memory_gib", lambda: 200.0)
     colab, paper = plan(PRESETS["colab"]), plan(PRESETS["paper"])
     for card, expected in [((15.0, 4), (1, 1)), ((24.0, 2), (2, 1)), ((141.0, 2), (2, 2))]:
-        monkeypatch.setattr("btlib.machine.gpu", lambda card=card: card)
+        monkeypatch.setattr("btlib.support.machine.gpu", lambda card=card: card)
         assert (default_workers(colab), default_workers(paper)) == expected
 
 

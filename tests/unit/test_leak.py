@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from btlib.paths import data_dir
+from btlib.support.paths import data_dir
 from btlib.pocket import problems, worlds
 from btlib.pocket import words as w
 from btlib.pocket.corpus import documents

@@ -27,11 +27,11 @@ from lm_fixtures import random_adapter, tiny_lm_folder
 from transformers import AutoModelForCausalLM
 
 from btlib.lm.checkpoint import check
-from btlib.lm.engine import Engine
-from btlib.lm.lanes import DecodePass, Job
-from btlib.lm.memory import Budget, budget, token_bytes
+from btlib.lm.engine.engine import Engine
+from btlib.lm.engine.lanes import DecodePass, Job
+from btlib.lm.engine.memory import Budget, budget, token_bytes
 from btlib.lm.registry import load_lm
-from btlib.lm.scheduler import Scheduler
+from btlib.lm.engine.scheduler import Scheduler
 
 SYSTEMS = ["Answer the question. " * 4, "All interactions will be structured in the following way. " * 3, "Be brief."]
 
@@ -97,7 +97,7 @@ def test_greedy_is_what_generate_gives(engine, folder):
 def test_plain_attention_of_other_devices_gives_the_same(engine, folder, monkeypatch):
     asked = [request(engine, s, u) for s, u in conversations(8)]
     fused = answers(engine, asked)
-    monkeypatch.setattr("btlib.lm.attention._flash_cpu", lambda: None)
+    monkeypatch.setattr("btlib.lm.engine.attention._flash_cpu", lambda: None)
     other = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=8)
     assert answers(other, asked) == fused
     other.close()
@@ -245,7 +245,7 @@ def test_rows_stay_within_their_bytes(folder, monkeypatch):
 
 
 def test_what_is_kept_is_a_share_of_the_free_memory(monkeypatch):
-    monkeypatch.setattr("btlib.lm.memory.free_bytes", lambda device: 8 << 30)
+    monkeypatch.setattr("btlib.lm.engine.memory.free_bytes", lambda device: 8 << 30)
     assert budget(torch.device("cpu")) == Budget(2 << 30, 1 << 30, 1 << 30)
     monkeypatch.undo()
     assert 0 < budget(torch.device("cpu")).rows < 1 << 42
@@ -411,7 +411,7 @@ def test_failure_outside_the_model_leaves_nobody_waiting(folder, monkeypatch):
         raise RuntimeError("no pick")
 
     with monkeypatch.context() as patch:
-        patch.setattr("btlib.lm.scheduler.pick", fail)
+        patch.setattr("btlib.lm.engine.scheduler.pick", fail)
         with ThreadPoolExecutor(3) as pool:
             futures = [pool.submit(engine.complete, request(engine, *c)) for c in conversations(3)]
             assert all(isinstance(future.exception(timeout=60), ProviderError) for future in futures)

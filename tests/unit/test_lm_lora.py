@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from btlib.errors import BtlibError
 from btlib.lm import ForgivingChatAdapter, load_lm
 from btlib.lm.chat import Chat
-from btlib.lm.lora import EmptyTraining, train_lora
-from btlib.lm.training import out_of_memory
+from btlib.lm.lora.train import EmptyTraining, train_lora
+from btlib.lm.lora.trainer import out_of_memory
 
 # In fp32 on every machine: sums in another order are equal there to within a little, in bf16 they are not.
 FAST = {"rank": 4, "alpha": 8, "targets": ("q_proj", "v_proj"), "epochs": 2, "learning_rate": 1e-2, "batch_size": 4}

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from btlib.errors import BtlibError
 from btlib.lm.chat import Row
-from btlib.lm.rows import NAME, Pack, _attention, share
+from btlib.lm.lora.packing import NAME, Pack, _attention, share
 
 
 def row(beginning: list[int], own: int, targets: int, draw: random.Random, after: int = 1) -> Row:

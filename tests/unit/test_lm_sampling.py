@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from btlib.lm.sampling import pick, request_seed, uniform
+from btlib.lm.engine.sampling import pick, request_seed, uniform
 
 
 def test_uniforms_are_spread_and_repeatable():

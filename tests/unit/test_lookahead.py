@@ -13,7 +13,7 @@ from fakes import FakeEngine, fake_lm, field, reply
 from test_optimize import SPLIT, even_only, numbers, right
 
 from btlib.lm import load_lm
-from btlib.optimize import optimize_prompts, vanilla_state
+from btlib.steps.prompts import optimize_prompts, vanilla_state
 from btlib.presets import Split, load_preset
 from btlib.tasks import load_task
 

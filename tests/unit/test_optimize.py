@@ -7,12 +7,12 @@ import pytest
 from fakes import CountingEngine, FakeEngine, FakeProvider, fake_lm, field, reply, write_gsm8k, write_hotpotqa
 from lm_fixtures import tiny_lm_folder
 
-from btlib.bootstrap import TraceSet
+from btlib.steps.bootstrap import TraceSet
 from btlib.errors import BtlibError
-from btlib.evaluation import prediction_rows
-from btlib.optimize import EmptyTraceSet, State, evaluate, finetune_weights, optimize_prompts, vanilla_state
+from btlib.steps.evaluation import prediction_rows
+from btlib.steps.prompts import EmptyTraceSet, State, evaluate, finetune_weights, optimize_prompts, vanilla_state
 from btlib.presets import Split, load_preset
-from btlib.strategies import run_strategy
+from btlib.steps.strategies import run_strategy
 from btlib.tasks import load_task
 
 SPLIT = Split(train=30, dev=4, test=6, bootstrap=12, validation=12)

@@ -6,8 +6,8 @@ import pytest
 
 from btlib import paper
 from btlib.errors import BtlibError
-from btlib.gains import PROMPTS, WEIGHTS, headline_gain
-from btlib.results import ORDER
+from btlib.results.gains import PROMPTS, WEIGHTS, headline_gain
+from btlib.results.tables import ORDER
 
 
 def test_the_tables_are_whole():

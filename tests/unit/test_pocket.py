@@ -134,7 +134,7 @@ def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
 
 
 def test_the_mini_data_are_what_the_generator_makes():
-    from btlib.paths import data_dir
+    from btlib.support.paths import data_dir
     from btlib.pocket import minis
 
     for part, made in minis.gsm8k_mini().items():

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from btlib.lm import ForgivingChatAdapter, load_lm
-from btlib.paths import data_dir
+from btlib.support.paths import data_dir
 from btlib.pocket import corpus, evaluate
 from btlib.pocket.classes import LEANING, reasoning
 from btlib.presets import load_preset

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from btlib.errors import BtlibError
-from btlib.estimate import ASSUMED, PAPER_HOURS, total
-from btlib.jobs import plan
+from btlib.grid.estimate import ASSUMED, PAPER_HOURS, total
+from btlib.grid.plan import plan
 from btlib.lm.known import known
 from btlib.presets import PRESETS, TASKS, Preset, Split, load_preset
 

@@ -12,7 +12,7 @@ import pytest
 
 from btlib import gains, plots, results, samples
 from btlib.errors import BtlibError
-from btlib.results import ORDER, cost_table, load_items, load_runs, score_table, summarize, wilson
+from btlib.results.tables import ORDER, cost_table, load_items, load_runs, score_table, summarize, wilson
 
 matplotlib.use("Agg")
 RIGHT = {"": 3, "p": 10, "w": 8, "p -> p": 9, "w -> w": None, "p -> w": 14, "w -> p": 11, "p -> w -> p": 13}

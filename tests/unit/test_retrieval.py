@@ -10,7 +10,7 @@ from fakes import write_jsonl
 
 from btlib import retrieval
 from btlib.errors import BtlibError
-from btlib.retrieval import Retriever, gold_found, load_retriever, title_of
+from btlib.search import Retriever, gold_found, load_retriever, title_of
 
 PASSAGES = [
     "Alba | Alba is a river in the north.",

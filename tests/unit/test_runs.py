@@ -10,9 +10,9 @@ from run_fixtures import World, data_folder
 
 import btlib.lm
 from btlib.errors import BtlibError
-from btlib.files import whole_folder
+from btlib.support.files import whole_folder
 from btlib.presets import load_preset
-from btlib.runs import RunSpec, execute, make_spec, read_run, settings
+from btlib.runs.run import RunSpec, execute, make_spec, read_run, settings
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from servers import serve
 
 from btlib.__main__ import main
 from btlib.errors import BtlibError
-from btlib.evaluation import vanilla_state
+from btlib.steps.evaluation import vanilla_state
 from btlib.lm import ForgivingChatAdapter, load_lm, server
 from btlib.lm.server import Server, ServerProvider
-from btlib.optimize import optimize_prompts
+from btlib.steps.prompts import optimize_prompts
 from btlib.presets import Split, load_preset
-from btlib.runs import execute, make_spec
+from btlib.runs.run import execute, make_spec
 from btlib.tasks import load_task
 
 ROWS = [{"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "12"}]} for i in range(4)]
@@ -259,7 +259,7 @@ def test_prompts_are_optimized_on_transformers_serve(cache, tmp_path):
     """A real server with the embedded LM; start to end in about a minute on a free core."""
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
-    from btlib.paths import data_dir
+    from btlib.support.paths import data_dir
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

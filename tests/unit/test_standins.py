@@ -14,7 +14,7 @@ from btlib.lm import ForgivingChatAdapter, load_lm
 from btlib.lm.chat import Chat
 from btlib.lm.known import KNOWN, Shape
 from btlib.presets import Preset, Split
-from btlib.strategies import run_strategy
+from btlib.steps.strategies import run_strategy
 from btlib.tasks import Task
 from btlib.tasks.gsm8k import CoTProgram
 
@@ -111,7 +111,7 @@ class WholeAnswer(ForgivingChatAdapter):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_weights_and_both_on_a_stand_in(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("btlib.evaluation.ForgivingChatAdapter", WholeAnswer)
+    monkeypatch.setattr("btlib.steps.evaluation.ForgivingChatAdapter", WholeAnswer)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
     folder = stand_in_folder(tmp_path, name)
     reference = AutoModelForCausalLM.from_pretrained(folder)

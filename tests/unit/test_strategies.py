@@ -6,9 +6,9 @@ import pytest
 from fakes import fake_lm, field, reply, write_gsm8k
 
 from btlib.errors import BtlibError
-from btlib.optimize import EmptyTraceSet
+from btlib.steps.prompts import EmptyTraceSet
 from btlib.presets import Split, load_preset
-from btlib.strategies import STRATEGIES, label, parse_strategy, run_strategy, strategy_name, strategy_slug
+from btlib.steps.strategies import STRATEGIES, label, parse_strategy, run_strategy, strategy_name, strategy_slug
 from btlib.tasks import load_task
 
 
