@@ -112,6 +112,8 @@ def grid(options: argparse.Namespace, run_grid: RunGrid) -> int:
             f"{len(specs)} runs, {len(stored)} complete already, {workers} at a time, in {options.runs}",
             highlight=False,
         )
+        if not stored and (shown := first_look(specs, options.runs)):
+            display.console.print(shown, highlight=False, markup=False, soft_wrap=True)
         jobs = run_grid(specs, options.runs, workers, display)
     failed = [job for job in jobs if job.state in ("failed", "skipped")]
     status = report(options.runs, preset.name) if any(job.state in ("done", "stored") for job in jobs) else 0
@@ -124,6 +126,30 @@ def grid(options: argparse.Namespace, run_grid: RunGrid) -> int:
                 + (f"\n    {job.notebook}" if job.notebook else "")
             )
     return 1 if failed else status
+
+
+def first_look(specs: list[RunSpec], runs: Path) -> str:
+    """Return the stored sample's table for these tasks and LMs, said to be just that, to look at while the first own
+    runs are made; "" where there is no sample.
+    """
+    from btlib.results.samples import find_results
+    from btlib.results.tables import score_table, summarize, title_of_task
+
+    preset, tasks, models = specs[0].preset.name, {spec.task for spec in specs}, {spec.model for spec in specs}
+    try:
+        sample, items, where = find_results(runs, preset)
+    except BtlibError:
+        return ""
+    sample = sample[sample["task"].isin(tasks) & sample["model"].isin(models)]
+    if sample.empty:
+        return ""
+    table = score_table(summarize(sample, items))
+    table = table.rename(columns=lambda task: title_of_task(task, preset), level="task")
+    return (
+        f"\n{table.to_string()}\n\nTo look at meanwhile: {where}.\nPercent of the test set, mean over "
+        f"{sample['seed'].nunique()} seeds. Your own runs begin now, {next(iter(specs)).task} first; each score is "
+        "shown as it comes, and your table and report at the end.\n"
+    )
 
 
 def _interrupt(*_: object) -> None:

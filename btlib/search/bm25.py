@@ -141,14 +141,19 @@ def _load(path: Path, stamp: tuple[int, int], cache: Path) -> Retriever:
         with FileLock(folder.with_name(f"{folder.name}.lock")):  # the others of a grid wait, and then find it made
             if not folder.is_dir():
                 build_index(path, folder)
-        index = tantivy.Index.open(str(folder))
-        index.register_tokenizer("words", _ANALYZER)
-        return Retriever(Passages(path, np.load(folder / "starts.npy", mmap_mode="r")), index, f"BM25 over {path.name}")
+        return open_index(path, folder)
     except (OSError, ValueError, KeyError) as error:
         raise BtlibError(
             f"no index of {path} in {folder} ({type(error).__name__}: {error}); delete that folder if it is there, or "
             "set BTLIB_CACHE to a folder with more room"
         ) from error
+
+
+def open_index(path: Path, folder: Path) -> Retriever:
+    """Return the retriever of a file whose index `build_index` left in `folder`; nothing is read that is not asked for."""
+    index = tantivy.Index.open(str(folder))
+    index.register_tokenizer("words", _ANALYZER)
+    return Retriever(Passages(path, np.load(folder / "starts.npy", mmap_mode="r")), index, f"BM25 over {path.name}")
 
 
 def build_index(path: Path, folder: Path) -> None:
