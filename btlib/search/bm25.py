@@ -23,7 +23,7 @@ import numpy as np
 import tantivy
 
 from btlib.errors import BtlibError
-from btlib.search.passages import Passages, read_passages
+from btlib.search.passages import Passages, read_passages, title_of
 from btlib.support.files import whole_folder, write_json
 from btlib.support.paths import cache_dir
 
@@ -108,10 +108,12 @@ def _index(passages: Iterable[str], folder: Path | None = None) -> tantivy.Index
     index = tantivy.Index(_SCHEMA, path=None if folder is None else str(folder))
     index.register_tokenizer("words", _ANALYZER)
     writer = index.writer(heap_size=HEAP if folder else 32 << 20, num_threads=1)
-    for number, passage in enumerate(passages):
-        writer.add_document(tantivy.Document(text=_spaced(passage), number=number))
-    writer.commit()
-    writer.wait_merging_threads()
+    try:
+        for number, passage in enumerate(passages):
+            writer.add_document(tantivy.Document(text=_spaced(passage), number=number))
+        writer.commit()
+    finally:
+        writer.wait_merging_threads()  # after a broken line too: they would go on writing into the folder
     index.reload()
     return index
 
@@ -142,18 +144,22 @@ def _load(path: Path, stamp: tuple[int, int], cache: Path) -> Retriever:
             if not folder.is_dir():
                 build_index(path, folder)
         return open_index(path, folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise BtlibError(
-            f"no index of {path} in {folder} ({type(error).__name__}: {error}); delete that folder if it is there, or "
-            "set BTLIB_CACHE to a folder with more room"
+            f"no index of {path} in {folder} ({reason}); delete that folder if it is there, or set BTLIB_CACHE to a "
+            "folder with more room"
         ) from error
 
 
 def open_index(path: Path, folder: Path) -> Retriever:
-    """Return the retriever of a file whose index `build_index` left in `folder`; nothing is read that is not asked for."""
+    """Return the retriever of a file whose index `build_index` left in `folder`."""
     index = tantivy.Index.open(str(folder))
     index.register_tokenizer("words", _ANALYZER)
-    return Retriever(Passages(path, np.load(folder / "starts.npy", mmap_mode="r")), index, f"BM25 over {path.name}")
+    passages = Passages(path, np.load(folder / "starts.npy", mmap_mode="r"))
+    retriever = Retriever(passages, index, f"BM25 over {path.name}")
+    retriever.scores(title_of(passages[0]), 1)  # some damage shows at the first search only
+    return retriever
 
 
 def build_index(path: Path, folder: Path) -> None:

@@ -24,7 +24,8 @@ from btlib.support.paths import cache_dir
 
 PATH = "/api/search"  # where ColBERT's own server answers; for a URL that names no path
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses of an answer that may be another one in a moment
-_SECRET = re.compile("key|token|secret|pass|auth|sig", re.IGNORECASE)
+# Names of values that nobody else may see; not passages=, author= or tokenizer=, which tell one index from another.
+_SECRET = re.compile("key|token(?!iz)|secret|pass(?!age)|pwd|auth(?!ors?$)|sig|credential", re.IGNORECASE)
 
 
 def is_url(source: object) -> bool:
@@ -37,7 +38,8 @@ def public(url: str) -> str:
     query whose names speak of keys.
     """
     parts = urlsplit(url)
-    shown = [(name, "..." if _SECRET.search(name) else value) for name, value in parse_qsl(parts.query)]
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    shown = [(name, "..." if _SECRET.search(name) else value) for name, value in query]
     netloc = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=netloc, query=urlencode(shown), fragment=""))
 
