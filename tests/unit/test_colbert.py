@@ -9,10 +9,10 @@ import pytest
 from servers import serve
 
 from btlib.__main__ import main
-from btlib.search.colbert import ColBERT
 from btlib.errors import BtlibError
+from btlib.runs.provenance import check_servers, retriever_fingerprint, sources
 from btlib.search import load_retriever
-from btlib.runs.provenance import check_servers, describe
+from btlib.search.colbert import ColBERT
 from btlib.tasks import load_task
 
 
@@ -32,6 +32,39 @@ def test_a_url_is_searched_in_the_servers_format(tmp_path):
         assert server.asked == [("GET", "/api/search", {"query": "Who? & whö", "k": "2"})]
         ColBERT(f"{server.url}/wiki17_abstracts", cache=tmp_path).search("a", 1)
         assert server.asked[-1][1] == "/wiki17_abstracts"
+
+
+def test_a_query_in_the_url_is_part_of_every_request_and_of_the_name(tmp_path):
+    with serve(hits) as server:
+        wiki, news = (ColBERT(f"{server.url}/api?index={name}", cache=tmp_path) for name in ("wiki", "news"))
+        assert wiki.search("one", 1) == news.search("one", 1) == ["one 1 | text"]  # neither took the other's answer
+        assert [asked[1:] for asked in server.asked] == [
+            ("/api", {"index": name, "query": "one", "k": "1"}) for name in ("wiki", "news")
+        ]
+        assert wiki.name == f"ColBERTv2 at {server.url}/api?index=wiki"
+        bare = ColBERT(f"{server.url}?index=wiki&api_key=s3cret", cache=tmp_path)
+        bare.search("one", 1)
+        assert server.asked[-1][1:] == (
+            "/api/search",
+            {"index": "wiki", "api_key": "s3cret", "query": "one", "k": "1"},
+        )
+        assert bare.name == f"ColBERTv2 at {server.url}/api/search?index=wiki&api_key=..."
+
+
+@pytest.mark.parametrize("one, other", [("index=wiki", "index=news"), ("wiki", "news"), ("passages=a", "passages=b")])
+def test_two_indexes_of_a_server_have_two_fingerprints(one, other):
+    prints = [retriever_fingerprint(f"http://host/api?{query}") for query in (one, other, one)]
+    assert prints[0] == prints[2] != prints[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["key", "api_key", "token", "access_token", "secret", "password", "pwd", "Authorization"]
+)
+def test_what_is_secret_in_a_url_stands_in_no_record(name):
+    url = f"https://me:s3cret@host/api?{name}=s3cret&index=wiki#s3cret"
+    assert retriever_fingerprint(url) == {"retriever": f"https://host/api?{name}=...&index=wiki"}
+    assert retriever_fingerprint(url) == retriever_fingerprint(url.replace("s3cret", "other"))
+    assert "s3cret" not in ColBERT(url).name
 
 
 def test_an_answer_is_kept_on_disk_and_asked_for_once(tmp_path):
@@ -120,7 +153,7 @@ def test_a_run_that_lost_its_server_is_refused_and_one_that_kept_it_names_it(tmp
     with serve(hits) as server:
         task = load_task("hotpotqa", retriever=server.url)
         assert len(task.program().retriever.search("a", 3)) == 3
-        assert describe(task, None)["retriever"] == f"ColBERTv2 at {server.url}/api/search"
+        assert sources(task, None)["retriever"] == f"ColBERTv2 at {server.url}/api/search"
         check_servers(task, None)
     task.retriever._attempts = 1
     with pytest.raises(BtlibError):
@@ -130,8 +163,7 @@ def test_a_run_that_lost_its_server_is_refused_and_one_that_kept_it_names_it(tmp
 
 
 def test_the_grid_asks_the_server_before_anything_runs(tmp_path, monkeypatch, capsys):
-    for name in ("CACHE", "RETRIEVER", "SOURCE"):
-        monkeypatch.setenv(f"BTLIB_{name}", str(tmp_path) if name == "CACHE" else "")
+    monkeypatch.setenv("BTLIB_CACHE", str(tmp_path))
     with serve(lambda *_: (404, "no such page")) as server:
         arguments = ["--preset", "smoke", "--tasks", "hotpotqa", "--runs", str(tmp_path / "runs")]
         assert main(["grid", *arguments, "--retriever", f"{server.url}/wiki"]) == 2
