@@ -77,14 +77,14 @@ def estimate(spec: RunSpec) -> int:
 
 def weight(spec: RunSpec) -> float:
     """Return a run's share of the work, in calls: training on a row counts as one call an epoch, starting up as 100."""
-    preset = spec.preset
-    trained = _trained_examples(spec) * preset.epochs * len(find_task(spec.task).calls)
+    epochs = preset_for(spec.preset, spec.task).epochs
+    trained = _trained_examples(spec) * epochs * len(find_task(spec.task).calls)
     return 100 + estimate(spec) + trained
 
 
 def cost(spec: RunSpec) -> Cost:
     """Estimate what a run takes: its last step and its test, not its prefix."""
-    preset, calls, shape = spec.preset, find_task(spec.task).calls, shape_of(spec.model)
+    preset, calls, shape = preset_for(spec.preset, spec.task), find_task(spec.task).calls, shape_of(spec.model)
     tokens_in = read = tokens_out = 0
     for examples, demos in _phases(spec):
         for call in calls:
@@ -94,7 +94,7 @@ def cost(spec: RunSpec) -> Cost:
             tokens_out += examples * call.outputs
     row = sum(call.system + call.turn + call.inputs + call.outputs for call in calls)
     trained = _trained_examples(spec) * preset.epochs * row
-    per_token = 6 if getattr(preset, "gradient_checkpointing", False) else 4
+    per_token = 6 if preset.gradient_checkpointing else 4
     return Cost(
         lm_calls=estimate(spec),
         tokens_in=tokens_in,

@@ -16,6 +16,7 @@ import pandas as pd
 from btlib.errors import BtlibError
 from btlib.lm.known import shape_of
 from btlib.presets import PRESETS
+from btlib.results.intervals import resampled, wilson
 from btlib.steps.strategies import STRATEGIES, in_order, label, parse_strategy, strategy_name
 from btlib.tasks import registry
 
@@ -144,63 +145,38 @@ def one_preset(runs: pd.DataFrame) -> str:
     return presets[0]
 
 
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95% Wilson interval of a share (0 to 1) seen on n test items; unlike mean ± 2 s.e. it is right near
-    0 and 1.
-    """
-    if not n or math.isnan(share):
-        return math.nan, math.nan
-    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - spread) / (1 + z * z / n)), min(1.0, (centre + spread) / (1 + z * z / n))
-
-
-def bootstrap(verdicts: np.ndarray, samples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Return `samples` means of a (seeds, items) array of verdicts, both seeds and test items drawn anew with
-    replacement.
-    """
-    rng = np.random.default_rng(seed)
-    runs, items = verdicts.shape
-    rows, columns = rng.integers(0, runs, (samples, runs)), rng.integers(0, items, (samples, items))
-    return np.array([verdicts[np.ix_(r, c)].mean() for r, c in zip(rows, columns, strict=True)])
-
-
 def summarize(runs: pd.DataFrame, items: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return one row a cell (preset, model, task, strategy), small LMs first: mean score over seeds, its 95% interval
-    `low`..`high`, seeds, n, status.
+    `low`..`high`, seeds, empty, n, status.
 
-    One seed: Wilson's binomial interval over the test items. Several seeds, with `items`: the percentile bootstrap
-    over seeds and items, since seeds share one test set. Neither says what another *training* set of the same task
-    would have given.
+    A "–" has no score that a mean could take in. So `score` and `seeds` are those of the seeds that have one, `empty`
+    counts the others, and `status` says "2 of 3" where both kinds occur.
+
+    One seed: Wilson's binomial interval over the test items. Several seeds, with `items`: the percentile interval of
+    resampling seeds and items, since seeds share one test set. Neither says what another *training* set of the same
+    task would have given.
     """
     rows = []
     for key, group in by_size(runs).groupby(CELL, sort=False):
-        score, n = group["score"].mean(), int(group["n"].max())
+        scored = group[group["score"].notna()]
+        empty, score, n = len(group) - len(scored), scored["score"].mean(), int(group["n"].max())
         low, high = (100 * x for x in wilson(score / 100, n))
-        if items is not None and len(group) > 1 and not math.isnan(score):
+        if items is not None and len(scored) > 1:
             mine = items[(items[CELL] == pd.Series(dict(zip(CELL, key, strict=True)))).all(axis=1)]
             grid = mine.pivot(index="seed", columns="item", values="correct").to_numpy(float)
-            low, high = 100 * np.quantile(bootstrap(grid), (0.025, 0.975))
-        status = "ok" if group["status"].eq("ok").any() else group["status"].iloc[0]
-        row = dict(zip(CELL, key, strict=True))
-        rows.append(
-            row
-            | {
-                "label": label_of(row["strategy"]),
-                "score": score,
-                "low": low,
-                "high": high,
-                "seeds": len(group),
-                "n": n,
-                "status": status,
-            }
-        )
-    return pd.DataFrame(rows, columns=[*CELL, "label", "score", "low", "high", "seeds", "n", "status"])
+            low, high = 100 * np.quantile(resampled(grid), (0.025, 0.975))
+        status = f"{len(scored)} of {len(group)}" if empty and len(scored) else group["status"].iloc[0]
+        cell = dict(zip(CELL, key, strict=True))
+        label = label_of(cell["strategy"])
+        rows.append((*key, label, score, low, high, len(scored), empty, n, status))
+    return pd.DataFrame(rows, columns=[*CELL, "label", "score", "low", "high", "seeds", "empty", "n", "status"])
 
 
 def score_table(cells: pd.DataFrame, intervals: bool = False) -> pd.DataFrame:
     """Lay `summarize`'s rows out as the paper's Table 1: eight strategies by (model, task), in percent.
 
-    A cell reads "–" where no trace was correct (as in the paper) and "" where there is no run yet.
+    A cell reads "–" where no trace was correct (as in the paper), "" where there is no run yet, and "60.0 (2 of 3)"
+    where a seed has "–": the mean is that of the other two.
     """
     one_preset(cells)
     models, tasks, shown = list(dict.fromkeys(cells["model"])), tasks_in(cells), strategies_in(cells)
@@ -213,6 +189,8 @@ def score_table(cells: pd.DataFrame, intervals: bool = False) -> pd.DataFrame:
         text = "–" if math.isnan(row.score) else f"{row.score:.1f}"
         if intervals and not math.isnan(row.score):
             text += f" [{row.low:.0f}, {row.high:.0f}]"
+        if row.empty and row.seeds:
+            text += f" ({row.status})"
         table.loc[label_of(row.strategy), (row.model, row.task)] = text
     return table.rename_axis("strategy")
 
@@ -221,8 +199,9 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return what each cell cost to optimize, mean over seeds: traces kept, LM calls, tokens, training rows, seconds,
     points per minute.
 
-    Costs are those of the whole strategy, so Π→Θ→Π pays for its three steps although the grid shares them. `points a
-    minute` is the gain over vanilla, in percentage points, per minute of optimization.
+    Costs are those of the whole strategy, so Π→Θ→Π pays for its three steps although the grid shares them. Costs and
+    score are those of the same runs: `seeds` that have a score, where there is one, and the `empty` ones with "–"
+    beside. `points a minute` is the gain over vanilla, in percentage points, per minute of optimization.
     """
     costs = [
         "kept",
@@ -235,7 +214,11 @@ def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
         "training_tokens",
         "step_seconds",
     ]
-    table = by_size(runs).groupby(CELL, sort=False)[["score", *costs]].mean().reset_index()
+    runs = by_size(runs).assign(seeds=runs["score"].notna())
+    cells = runs.groupby(CELL, sort=False)
+    counts = cells["seeds"].agg(seeds="sum", empty=lambda scored: (~scored).sum())
+    counted = runs[runs["seeds"] | ~cells["seeds"].transform("any")]
+    table = counted.groupby(CELL, sort=False)[["score", *costs]].mean().join(counts).reset_index()
     vanilla = table[table["strategy"] == ""].set_index(["preset", "model", "task"])["score"]
     base = [vanilla.get((r.preset, r.model, r.task), math.nan) for r in table.itertuples()]
     minutes = (table["step_seconds"] / 60).where(table["step_seconds"] > 0)

@@ -26,9 +26,10 @@ SEARCHING = ("passages_per_hop", "num_hops")
 def settings(spec: RunSpec) -> dict[str, object]:
     """Return every setting that can change this run's result, and hashes of its data and weights.
 
-    A vanilla run does not depend on the numbers of optimization, nor a run of prompt steps on LoRA's.
+    A vanilla run does not depend on the numbers of optimization, nor a run of prompt steps on LoRA's. A step that was
+    put in the place of btlib's own goes by its function's name.
     """
-    from btlib.steps.table import STEPS
+    from btlib.steps.table import STEPS, exchanged_for
 
     preset, split = preset_for(spec.preset, spec.task), vars(split_for(spec.preset, spec.task))
     names = [
@@ -38,13 +39,14 @@ def settings(spec: RunSpec) -> dict[str, object]:
     ]
     if len(spec.strategy) > 1:
         names.append("shuffle_between_steps")
+    exchanged = {f"step.{step}": name for step in sorted({*spec.strategy}) if (name := exchanged_for(step))}
     parts = [part for part in split if "p" in spec.strategy or part not in ("bootstrap", "validation")]
     source = preset.source if preset.source in ("mini", "hub") else "folder"  # wherever it lies: its files are hashed
     found = {name: getattr(preset, name) for name in names} | {"source": source}
     found |= {f"split.{part}": split[part] for part in parts}
     if find_task(spec.task).searches:
         found |= retriever_fingerprint(preset.retriever)
-    found |= fingerprints(spec.task, spec.model, preset.source)
+    found |= fingerprints(spec.task, spec.model, preset.source) | exchanged
     return json.loads(json.dumps(found))  # as run.json gives it back: lists for tuples
 
 

@@ -73,10 +73,9 @@ def read_run(spec: RunSpec, runs_dir: Path | str) -> Run | None:
         ) from None
     then, now = then | {"model": spec_then["model"]}, settings(spec) | {"model": spec.model}
     # Only what can change this run counts: a run may have stored more than that.
+    absent = {k for k in then if k == "retriever" or k.startswith("step.")}  # whose absence says something, too
     differ = [
-        f"{k} was {then.get(k)} and is {now.get(k)}"
-        for k in sorted(now.keys() | ({"retriever"} & then.keys()))
-        if then.get(k) != now.get(k)
+        f"{k} was {then.get(k)} and is {now.get(k)}" for k in sorted(now.keys() | absent) if then.get(k) != now.get(k)
     ]
     if differ:
         raise BtlibError(
@@ -149,7 +148,7 @@ def _compute(spec: RunSpec, before: Run | None, work: Path, say: Progress) -> di
         start = time.perf_counter()
         result = evaluate(state, task.test, task.metric, preset)
         seconds["evaluation"] = time.perf_counter() - start
-        save_state(work, state)
+        save_state(work, state, before.folder if before else None)
         write_lines(work / "predictions.jsonl", prediction_rows(task.test, result, task.metric))
         head |= {
             "score": result.score,
@@ -188,12 +187,15 @@ def _fresh_cache() -> Iterator[None]:
     """
     import dspy
 
-    before = dspy.cache
+    before = vars(dspy).get("cache")  # asked for by its name, DSPy would make one on disk
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
     try:
         yield
     finally:
-        dspy.cache = before
+        if before is None:
+            del dspy.cache
+        else:
+            dspy.cache = before
 
 
 def _progress_file() -> Progress:

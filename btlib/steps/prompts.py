@@ -5,6 +5,7 @@ Taught in notebook 03.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def optimize_prompts(
     otherwise DSPy's labelled few-shot program is. The best candidate on V comes back, on the same LM; with a tie, the
     one tried first.
 
-    `optimizer(metric, task, preset)` makes the DSPy optimizer; any that takes (student, trainset, valset) will do.
+    `optimizer(metric, task, preset)` makes the DSPy optimizer. Its `compile` gets the student, and of trainset, valset
+    and teacher those that it takes.
     `ahead` asks what BFRS is about to ask in parallel first, through DSPy's cache (lookahead.py): the same result in
     less time. Nothing is written to `folder`. `progress` shows DSPy's output.
     """
@@ -81,12 +83,13 @@ def optimize_prompts(
     meter = Meter(state.lm)
     with running_on(state.lm, meter, progress) as adapter:
         student = vanilla_state(task, state.lm).program
-        data = {"trainset": train, "valset": validation} | ({"teacher": teacher} if teacher else {})
         # 3. Candidates are bootstrapped on T and scored on V (lines 3 to 7).
         search = optimizer(counted, task, preset)
         if ahead and isinstance(search, BootstrapFewShotWithRandomSearch) and can_look_ahead(state.lm):
             look_ahead(optimizer(judge, task, preset), student, teacher, train, validation)
-        best = search.compile(student, **data)
+        taken = inspect.signature(search.compile).parameters
+        data = {"trainset": train, "valset": validation} | ({"teacher": teacher} if teacher else {})
+        best = search.compile(student, **{name: part for name, part in data.items() if {name, "kwargs"} & set(taken)})
     candidates = getattr(best, "candidate_programs", [])
     scores = [c["score"] for c in sorted(candidates, key=lambda c: c.get("seed", 0))]
     record = StepRecord(

@@ -47,8 +47,11 @@ def copy_program(program: dspy.Module, lm: dspy.LM | None = None) -> dspy.Module
     return copied
 
 
-def save_state(folder: Path, state: State) -> None:
+def save_state(folder: Path, state: State, before: Path | None = None) -> None:
     """Write a state's prompts and weights into `folder`. The LM itself is not stored: `load_state` sets it anew.
+
+    `before` is the folder that the state's first LM was loaded from: a whole checkpoint that lies there is kept on,
+    unless the step has written one of its own.
 
     Weights that lie elsewhere (a p-step keeps those of its prefix) are hard-linked, and copied where links do not
     work: every run's folder is whole in itself, and no bytes are stored twice.
@@ -68,6 +71,8 @@ def save_state(folder: Path, state: State) -> None:
         target = folder / (ADAPTER if (source / "adapter_config.json").is_file() else CHECKPOINT)
         if source.resolve() != target.resolve():
             shutil.copytree(source, target, copy_function=_link)
+    if before and (before / CHECKPOINT).is_dir() and not (folder / CHECKPOINT).is_dir():
+        shutil.copytree(before / CHECKPOINT, folder / CHECKPOINT, copy_function=_link)
 
 
 def _link(source: str, target: str) -> str:

@@ -1,12 +1,18 @@
 """The steps by their letters. A step is a function State -> State, and another one may be put in its place.
 
-STEPS["p"].run(state, task, preset, folder)  ->  (the new state, what it did and cost)
+    STEPS["p"].run(state, task, preset, folder)  ->  (the new state, what it did and cost)
+
+    from btlib.steps import table
+    table.STEPS = {**table.STEPS, "p": table.Step(partial(optimize_prompts, optimizer=mine), "mine", ())}
+
+Runs say by which function a step was made that is not btlib's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -58,3 +64,17 @@ STEPS: Mapping[str, Step] = MappingProxyType(
         ),
     }
 )
+_OWN = STEPS
+
+
+def exchanged_for(letter: str) -> str:
+    """Return the name of the function that was put in the place of btlib's own step; "" where none was."""
+    run = STEPS[letter].run
+    return "" if run is _OWN[letter].run else _name(run)
+
+
+def _name(part: object) -> str:
+    if isinstance(part, partial):
+        given = [*map(_name, part.args), *(f"{key}={_name(value)}" for key, value in part.keywords.items())]
+        return f"{_name(part.func)}({', '.join(given)})"
+    return getattr(part, "__qualname__", None) or repr(part)

@@ -18,7 +18,7 @@ from btlib.steps.evaluation import running_on
 from btlib.steps.record import EmptyTraceSet, StepRecord
 from btlib.steps.state import ADAPTER, State, copy_program, vanilla_state
 from btlib.support.meter import Meter
-from btlib.tasks import Task
+from btlib.tasks import Task, preset_for
 
 Train = Callable[[State, Task, Preset, TraceSet, Path], dspy.LM]
 
@@ -44,7 +44,7 @@ def finetune_weights(
     `training_rows`. `train` puts another way of training in the place of `train_lora`: it gets the state that made the
     traces, task, preset, traces and `folder`, and returns the tuned LM. `progress` shows DSPy's output.
     """
-    folder = Path(folder)
+    folder, preset = Path(folder), preset_for(preset, task.name)
     lm = state.lm if state.lm.cache else state.lm.copy(cache=True)
     meter = Meter(lm)
     with running_on(lm, meter, progress) as adapter:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
 from fakes import FakeEngine, FakeProvider, fake_lm, field, reply, write_gsm8k, write_hotpotqa, write_iris
 
+from btlib.runs import RunSpec
+from btlib.runs.provenance import settings
+
 
 def data_folder(path: Path) -> Path:
     """Write all three tasks with the sizes of preset smoke, and no embedded LM."""
+    path.mkdir(exist_ok=True)
     write_iris(path)
     for name, write in (("gsm8k-mini", write_gsm8k), ("hotpotqa-mini", write_hotpotqa)):
         (path / name).mkdir()
@@ -46,37 +52,44 @@ class AdapterProvider(FakeProvider):
         tuned = super().finetune(job, model, train_data, train_data_format, train_kwargs)
         folder = Path(train_kwargs["output_dir"])
         folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
         (folder / "adapter_model.safetensors").write_text(repr(train_data))
         self.engine_of().adapters[tuned] = folder
         return tuned
 
 
 class World:
-    """One scripted LM: `load_lm` replaces the real one, `asked` counts calls by model id.
+    """One scripted LM: `load_lm` replaces the real one, `loads` keeps what was loaded, `asked` counts calls by model.
 
-    The LM adds right when the first number is below `skill`, which every adapter raises by 6, and so
-    do demonstrations; other answers are wrong.
+    The LM is right when the first number is below `skill`, which every training raises by 6, and so do demonstrations;
+    other answers are wrong. `answer(number, right)` turns a prompt's number into the answer's fields.
     """
 
     def __init__(self, skill: int = 6):
         self.skill = skill
-        self.loads: list[Path | None] = []
+        self.loads: list[tuple[str, Path | None]] = []
         self.provider = AdapterProvider(lambda: self.engine)
         self.lm = fake_lm(self.script, AdapterEngine, self.provider)
         self.engine = self.lm.engine
 
-    def script(self, model: str, prompt: str) -> str:
+    def answer(self, prompt: str) -> tuple[int, str, dict[str, str]]:
+        """Return the number that decides, the right answer, and the other fields."""
         a, b = (int(word) for word in field(prompt, "question").rstrip("?").split() if word.isdigit())
+        return a, "answer", {"reasoning": "Add them.", "answer": str(a + b)}
+
+    def script(self, model: str, prompt: str) -> str:
+        number, gold, fields = self.answer(prompt)
         helps = model.count("+") + self.engine.shown.example
-        return reply(reasoning="Add them.", answer=str(a + b if a < self.skill + 6 * helps else -1))
+        return reply(**fields if number < self.skill + 6 * helps else fields | {gold: "-1"})
 
     def load_lm(self, name, preset=None, adapter=None, **_):
-        self.loads.append(adapter)
-        if not adapter:
-            return self.lm.copy()
-        content = (adapter / "adapter_model.safetensors").read_bytes()
-        model = f"{self.lm.model}+{hashlib.sha256(content).hexdigest()[:8]}"
-        self.engine.adapters[model] = adapter
+        self.loads.append((name, adapter))
+        tuned = [path for path in (Path(name) / "model.safetensors",) if path.exists()]
+        tuned += [adapter / "adapter_model.safetensors"] if adapter else []
+        marks = [hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in tuned]
+        model = "+".join([self.lm.model, *marks])
+        if adapter:
+            self.engine.adapters[model] = adapter
         return self.lm.copy(model=model)
 
     @property
@@ -85,30 +98,34 @@ class World:
 
 
 RUN_CELL = """
-import os, sys, time
+import json, os, sys, time
 from pathlib import Path
-from btlib.support.files import whole_folder, write_json
-from btlib.runs.run import make_spec, settings
 if STRATEGY == os.environ.get("FAIL", "none"):
     raise ValueError("no luck with this one")
 (Path(RUNS) / f"{STRATEGY or 'vanilla'}.pid").write_text(str(os.getpid()))
 time.sleep(float(os.environ.get("SLEEP", 0)))
-spec = make_spec(TASK, MODEL, STRATEGY, SEED, PRESET)
-run = {"spec": spec.to_dict(), "score": 10.0 * len(STRATEGY), "status": "ok", "steps": [], "evaluation": None}
-with whole_folder(spec.folder(RUNS)) as work:
-    write_json(work / "run.json", run | {"settings": settings(spec)})
+spec = {"task": TASK, "model": MODEL, "strategy": STRATEGY, "seed": SEED, "preset": PRESET}
+run = {"spec": spec, "score": 10.0 * len(STRATEGY), "status": "ok", "steps": [], "evaluation": None}
+folder = Path(RUNS, PRESET, MODEL, TASK, f"seed-{SEED}", STRATEGY.replace(" -> ", "-") or "vanilla")
+folder.mkdir(parents=True, exist_ok=True)
+settings = json.loads(Path("settings.json").read_text())[STRATEGY]
+(folder / "run.json").write_text(json.dumps(run | {"settings": settings}))
 print(sys.executable)
 """
 
 
-def run_notebook(path: Path) -> Path:
-    """Write a notebook that takes the grid's parameters and leaves a run without any LM."""
-    parameters = 'TASK, MODEL, STRATEGY = "iris", "pocket", ""\nSEED, PRESET, RUNS = 0, "smoke", "runs"'
+def run_notebook(path: Path, specs: Iterable[RunSpec] = (), cell: str = RUN_CELL) -> Path:
+    """Write a notebook that takes the grid's parameters and leaves one of these runs, without any LM and without
+    importing btlib: a kernel's start is long enough.
+    """
+    parameters = 'TASK, MODEL, STRATEGY = "iris", "pocket", ""\nSEED, PRESET, RUNS = 0, "smoke", "runs"\n'
+    parameters += 'CHANGES, DATA, RETRIEVER, API_BASE = {}, "", "", ""'
     cells = [
         nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("1 / 0", metadata={"tags": ["lesson"]}),
-        nbformat.v4.new_code_cell(RUN_CELL),
+        nbformat.v4.new_code_cell(cell),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    path.with_name("settings.json").write_text(json.dumps({spec.name: settings(spec) for spec in specs}))
     return path

@@ -4,9 +4,9 @@ import dspy
 import pytest
 from fakes import fake_lm, field, reply, write_gsm8k, write_hotpotqa
 
-from btlib.steps.bootstrap import TraceSet, bootstrap_traces, gold_by_hop, intermediate_quality, sound
 from btlib.errors import BtlibError
-from btlib.lm.adapter import ForgivingChatAdapter
+from btlib.lm import ForgivingChatAdapter
+from btlib.steps import TraceSet, bootstrap_traces, gold_by_hop, intermediate_quality, verdict
 from btlib.tasks import load_task
 
 
@@ -83,12 +83,12 @@ def test_a_program_that_always_fails_is_an_error(sums):
 
 def test_a_verdict_needs_the_full_score_and_no_empty_field():
     example, pred = dspy.Example(), dspy.Prediction()
-    assert sound(lambda *a: 1.0)(example, pred) is True
-    assert sound(lambda *a: 0.3)(example, pred) is False  # truthy: DSPy would keep it
-    assert sound(lambda *a: -1)(example, pred) is False
+    assert verdict(lambda *a: 1.0)(example, pred) is True
+    assert verdict(lambda *a: 0.3)(example, pred) is False  # truthy: DSPy would keep it
+    assert verdict(lambda *a: -1)(example, pred) is False
     full, empty = dspy.Prediction(answer="x"), dspy.Prediction(answer=" ")
-    assert sound(lambda *a: True)(example, pred, [(None, {}, full)]) is True
-    assert sound(lambda *a: True)(example, pred, [(None, {}, empty), (None, {}, full)]) is False
+    assert verdict(lambda *a: True)(example, pred, [(None, {}, full)]) is True
+    assert verdict(lambda *a: True)(example, pred, [(None, {}, empty), (None, {}, full)]) is False
 
 
 def test_traces_survive_the_file(sums, tmp_path):

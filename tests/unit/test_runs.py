@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 
+import dspy
 import pytest
-from run_fixtures import World, data_folder
 
-import btlib.lm
 from btlib.errors import BtlibError
-from btlib.support.files import whole_folder
-from btlib.presets import load_preset
-from btlib.runs.run import RunSpec, execute, make_spec, read_run, settings
+from btlib.presets import PRESETS, load_preset
+from btlib.runs import RunSpec, execute, make_spec, read_run
+from btlib.runs.provenance import settings
+from btlib.support.files import whole_folder, write_json
+from btlib.tasks import default_tasks, preset_for
 
 
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir()
-    monkeypatch.setenv("BTLIB_DATA", str(data_folder(tmp_path / "data")))
-    made = World()
-    monkeypatch.setattr(btlib.lm, "load_lm", made.load_lm)
-    return made
-
-
-def spec(strategy: str, seed: int = 0) -> RunSpec:
-    return make_spec("gsm8k", "pocket", strategy, seed, "smoke")
+def spec(strategy: str, seed: int = 0, **changes: object) -> RunSpec:
+    return make_spec("gsm8k", "pocket", strategy, seed, "smoke", changes)
 
 
 def stored(runs) -> set[str]:
     return {path.parent.name for path in runs.rglob("run.json")}
+
+
+def store(run_of: RunSpec, runs, **more: object) -> None:
+    """Write the run.json of a run that was not computed."""
+    folder = run_of.folder(runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    head = {"spec": run_of.to_dict(), "score": 50.0, "status": "ok", "steps": [], "evaluation": None}
+    write_json(folder / "run.json", head | {"settings": settings(run_of) | more})
 
 
 def test_a_run_leaves_every_prefix_and_what_the_issue_asks_for(world, tmp_path):
@@ -71,7 +74,7 @@ def test_weights_and_prompts_travel_as_the_paper_says(world, tmp_path):
     assert any(demos["p"][0]) and not any(demos["p -> w"][0])  # Algorithm 1 line 4: the vanilla prompts come back
     world.asked.clear()
     execute(spec("p -> w -> p"), tmp_path)
-    assert world.loads[-1] == spec("p -> w").folder(tmp_path) / "adapter"
+    assert world.loads[-1] == ("pocket", spec("p -> w").folder(tmp_path) / "adapter")
     assert all("+" in model for model in world.asked), "the last search must ask the tuned weights only"
 
 
@@ -106,13 +109,14 @@ def test_no_correct_trace_is_an_empty_cell_and_so_is_all_that_starts_with_it(wor
 
 
 @pytest.mark.parametrize("change", ["settings", "data"])
-def test_other_settings_are_an_error_that_names_them(world, tmp_path, change):
+def test_other_settings_are_an_error_that_names_them(world, data, tmp_path, monkeypatch, change):
     run = execute(spec(""), tmp_path)
     if change == "settings":
         path = run.folder / "run.json"
         path.write_text(path.read_text().replace('"temperature": 0.1', '"temperature": 0.7'))
         named = "temperature was 0.7 and is 0.1"
     else:
+        monkeypatch.setenv("BTLIB_DATA", str(shutil.copytree(data, tmp_path / "data")))
         with (tmp_path / "data" / "gsm8k-mini" / "test.jsonl").open("a") as file:
             file.write('{"id": "new", "question": "What is 1 plus 1?", "answer": "2", "steps": []}\n')
         named = "data was"
@@ -121,21 +125,120 @@ def test_other_settings_are_an_error_that_names_them(world, tmp_path, change):
     assert stored(tmp_path) == {"vanilla"}
 
 
-def test_settings_hold_the_candidates_of_the_runs_own_task(world):
+def test_settings_hold_the_candidates_of_the_runs_own_task(data):
     laptop = load_preset("laptop")
-    for task in laptop.tasks:
-        found = settings(make_spec(task, "pocket", "", 0, "laptop"))
-        assert found["num_candidate_programs"] == laptop.candidates(task)
+    found = {}
+    for task in default_tasks(laptop):
+        found[task] = settings(make_spec(task, "pocket", "p", 0, "laptop"))["num_candidate_programs"]
+        assert found[task] == preset_for(laptop, task).num_candidate_programs
+    assert found["iris"] != found["gsm8k"]
+
+
+LORA = {"lora_rank": 4, "learning_rate": 1e-4, "training_seed": 7}
+BFRS = {"num_candidate_programs": 3, "max_labeled_demos": 1}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "harmless", "named"),
+    [
+        ("", LORA | BFRS | {"shuffle_between_steps": True, "num_hops": 1}, {"temperature": 0.7}),
+        ("p", LORA | {"shuffle_between_steps": True}, {"num_candidate_programs": 3}),
+        ("w", BFRS | {"shuffle_between_steps": True}, {"lora_rank": 4}),
+        ("p -> w", {"num_hops": 1, "num_threads": 3}, {"shuffle_between_steps": True}),
+        ("w -> p", {"num_hops": 1}, {"learning_rate": 1e-4}),
+    ],
+)
+def test_a_run_stays_valid_when_a_number_changes_that_cannot_change_it(data, tmp_path, strategy, harmless, named):
+    run_of = spec(strategy)
+    store(run_of, tmp_path)
+    assert read_run(replace(run_of, preset=replace(run_of.preset, **harmless)), tmp_path).score == 50
+    ((name, value),) = named.items()
+    with pytest.raises(BtlibError, match=f"{name} was {getattr(run_of.preset, name)} and is {value}"):
+        read_run(replace(run_of, preset=replace(run_of.preset, **named)), tmp_path)
+
+
+def test_only_a_task_that_searches_depends_on_hops_and_retriever(data):
+    numbers = {"num_hops", "passages_per_hop"}
+    assert numbers <= set(settings(make_spec("hotpotqa", "pocket", "", 0, "smoke"))) and numbers.isdisjoint(
+        settings(spec(""))
+    )
+
+
+def test_a_run_that_has_stored_more_than_it_depends_on_is_valid(data, tmp_path):
+    store(spec(""), tmp_path, lora_rank=99)
+    assert read_run(spec(""), tmp_path).score == 50
+
+
+def test_a_changed_preset_has_a_folder_of_its_own(world, tmp_path):
+    execute(spec(""), tmp_path)
+    changed = execute(spec("", epochs=3, lora_rank="4"), tmp_path)
+    assert changed.folder.relative_to(tmp_path).parts[0] == "smoke+epochs=3,lora_rank=4"
+    assert changed.record["spec"]["preset"] == "smoke+epochs=3,lora_rank=4"
+    assert len(list(tmp_path.rglob("run.json"))) == 2
+    # Where data and answers come from is a place, and leaves the name as it is.
+    assert make_spec("gsm8k", "pocket", "", preset="smoke", source="hub").preset.name == "smoke"
+
+
+def orders(run_of: RunSpec, runs) -> dict[str, list[str]]:
+    """The order of the training set in every run of a chain."""
+    return {p.parent.name: json.loads(p.read_text())["train"] for p in runs.rglob("split.json")}
+
+
+def test_all_steps_share_one_order_of_the_training_set(world, tmp_path):
+    execute(spec("w -> w"), tmp_path)
+    found = orders(spec(""), tmp_path)
+    assert found["vanilla"] == found["w"] == found["w-w"]
+
+
+def test_a_shuffle_between_steps_is_the_steps_own_and_always_the_same(world, tmp_path):
+    for runs in (tmp_path / "once", tmp_path / "again"):
+        last = execute(spec("w -> w -> w", shuffle_between_steps=True), runs)
+    once, again = (orders(last.spec, tmp_path / name) for name in ("once", "again"))
+    assert once == again
+    shuffled = execute(spec("w"), tmp_path / "plain").folder
+    assert once["vanilla"] == once["w"] == json.loads((shuffled / "split.json").read_text())["train"]
+    different = {tuple(once[name]) for name in ("w", "w-w", "w-w-w")}
+    assert len(different) == 3 and len({frozenset(order) for order in different}) == 1
+    traces = (last.folder / "traces.jsonl").read_text().splitlines()  # what the step went through
+    assert [json.loads(line)["example_id"] for line in traces] == once["w-w-w"]
+
+
+@pytest.mark.parametrize("ends", ["well", "in an error"])
+def test_dspys_cache_is_the_callers_again(world, tmp_path, monkeypatch, ends):
+    if ends == "in an error":
+        monkeypatch.setattr("btlib.steps.evaluation.evaluate", lambda *_: int("no"))
+    for mine in (dspy.cache, None):  # None: DSPy has not made one yet
+        monkeypatch.setattr(dspy, "cache", mine) if mine else monkeypatch.delattr(dspy, "cache")
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        with pytest.raises(ValueError) if ends == "in an error" else nullcontext():
+            execute(spec(""), tmp_path / "runs")
+        assert vars(dspy).get("cache") is mine
 
 
 def test_what_a_kill_left_is_replaced(world, tmp_path):
     folder = spec("").folder(tmp_path)
     folder.mkdir(parents=True)
     (folder / "program.json").write_text("{")
-    dead = folder.parent / f".{folder.name}.{2**22 + 1}.tmp"  # no process has this number
-    dead.mkdir()
     assert execute(spec(""), tmp_path).score == 25
-    assert json.loads((folder / "program.json").read_text())["predictors"] and not dead.exists()
+    assert json.loads((folder / "program.json").read_text())["predictors"]
+
+
+NOBODY = 2**22 + 1  # no process has this number
+
+
+@pytest.mark.parametrize(
+    ("host", "process", "stays"),
+    [("here", NOBODY, False), ("elsewhere", NOBODY, True), ("here", os.getppid(), True), ("here.b", NOBODY, True)],
+)
+def test_only_dead_work_of_this_machine_is_cleared_away(tmp_path, monkeypatch, host, process, stays):
+    monkeypatch.setattr("platform.node", lambda: host)
+    with whole_folder(tmp_path / "run") as mine:
+        left = tmp_path / mine.name.replace(str(os.getpid()), str(process))
+        left.mkdir()
+    monkeypatch.setattr("platform.node", lambda: "here")
+    with whole_folder(tmp_path / "run"):
+        pass
+    assert left.exists() == stays
 
 
 def test_a_failing_step_leaves_nothing(world, tmp_path, monkeypatch):
@@ -160,7 +263,7 @@ def test_a_folder_appears_only_when_the_block_ends_well(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "named"),
     [
-        ({"task": "iri"}, "iris, gsm8k, hotpotqa"),
+        ({"task": "iri"}, "hotpotqa, gsm8k, iris"),
         ({"strategy": "p -> x"}, "p -> w"),
         ({"preset": "huge"}, "smoke, laptop"),
         ({"seed": -1}, "bad seed -1"),
@@ -182,10 +285,8 @@ def test_a_damaged_run_json_is_one_line_that_says_what_to_delete(world, tmp_path
 
 
 def test_the_folder_of_a_model_that_is_a_path_goes_by_its_last_part(tmp_path):
-    assert RunSpec("iris", "/some/where/tiny", ("p", "w"), 3, "smoke").folder("runs").as_posix() == (
-        "runs/smoke/tiny/iris/seed-3/p-w"
-    )
-    assert (
-        RunSpec("iris", "org/name", (), 0, "smoke").folder("runs").as_posix()
-        == "runs/smoke/org--name/iris/seed-0/vanilla"
-    )
+    smoke = PRESETS["smoke"]
+    folder = RunSpec("iris", "/some/where/tiny", ("p", "w"), 3, smoke).folder("runs")
+    assert folder.as_posix() == "runs/smoke/tiny/iris/seed-3/p-w"
+    folder = RunSpec("iris", "org/name", (), 0, smoke).folder("runs")
+    assert folder.as_posix() == "runs/smoke/org--name/iris/seed-0/vanilla"
