@@ -194,12 +194,11 @@ def load_preset(
     places = {k: str(v) for k, v in (("source", source), ("retriever", retriever), ("api_base", api_base)) if v}
     preset = replace(name, **places)
     given = {setting: _typed(setting, value) for setting, value in (changes or {}).items()}
-    new = {setting: value for setting, value in given.items() if value != getattr(preset, setting)}
-    if not new:
+    if not given:
         return preset
-    changed = dict(preset.changes) | new
+    changed = dict(preset.changes) | given  # also what is as before: a task's own number must not take its place
     text = ",".join(f"{key}={_short(value)}" for key, value in sorted(changed.items()))
-    return replace(preset, **new, changes=changed, base=preset.base, name=f"{preset.base}+{text}")
+    return replace(preset, **given, changes=changed, base=preset.base, name=f"{preset.base}+{text}")
 
 
 def _typed(setting: str, value: Any) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 import dspy
 
 from btlib.errors import BtlibError, unknown
-from btlib.presets import Preset, Split, load_preset
+from btlib.presets import PRESETS, Preset, Split, load_preset
 from btlib.tasks._spec import CallSize, Examples, Metric, Task, TaskSpec, gold_of
 
 __all__ = [
@@ -90,8 +90,9 @@ def split_for(preset: Preset | str, name: str) -> Split:
 def preset_for(preset: Preset | str, name: str) -> Preset:
     """Return the preset with the numbers that it has for this task; what was changed by hand stays changed."""
     preset = load_preset(preset)
-    own = find_task(name).settings.get(preset.base, {})
-    return replace(preset, **{key: value for key, value in own.items() if key not in preset.changes})
+    own, base = find_task(name).settings.get(preset.base, {}), PRESETS.get(preset.base, preset)
+    untouched = {key for key in own if key not in preset.changes and getattr(preset, key) == getattr(base, key)}
+    return replace(preset, **{key: own[key] for key in untouched})
 
 
 def load_for(preset: Preset | str, name: str, seed: int = 0) -> Task:

@@ -9,30 +9,28 @@ means over the seeds last, and writes runs/candidates.csv, which grows with ever
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import dspy
 import pandas as pd
 from bench_lora_settings import store
 
-from btlib.steps.evaluation import evaluate
 from btlib.lm import load_lm
-from btlib.steps.prompts import optimize_prompts, vanilla_state
-from btlib.presets import TASKS, load_preset
-from btlib.tasks import load_task
+from btlib.presets import load_preset
+from btlib.steps import evaluate, optimize_prompts, vanilla_state
+from btlib.tasks import load_for, registry
 
 NUMBERS = ["vanilla", "validation", "dev", "seconds"]
 
 
 def searches(lm: dspy.LM, name: str, preset, seed: int, counts: list[int]):
     """Yield one row for each number of candidates, on one task shuffled by one seed."""
-    task = load_task(name, preset.source, preset.split(name), seed, preset.passages_per_hop)
+    task = load_for(preset, name, seed)
     vanilla = evaluate(vanilla_state(task, lm), task.dev, task.metric, preset).score
     before: tuple[float, ...] = ()
     for count in sorted(counts):
-        settings = dataclasses.replace(preset, num_candidate_programs=count)
-        state, record = optimize_prompts(vanilla_state(task, lm), task, settings, seed)
+        settings = load_preset(preset, {"num_candidate_programs": count})
+        state, record = optimize_prompts(vanilla_state(task, lm), task, settings)
         if record.validation_scores[: len(before)] != before:
             raise SystemExit(f"{name}, seed {seed}: the first candidates are not those of the shorter search")
         before = record.validation_scores
@@ -51,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="pocket", help="pocket, a folder, or a registry name")
     parser.add_argument("--preset", default="laptop")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--tasks", nargs="+", default=["iris", "gsm8k", "hotpotqa"], choices=list(registry()))
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5, 6, 7], help="each shuffles the training set")
     parser.add_argument("--candidates", type=int, nargs="+", default=[6, 12, 24])
     parser.add_argument("--out", type=Path, default=Path("runs/candidates.csv"))

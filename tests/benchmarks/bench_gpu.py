@@ -29,9 +29,9 @@ from btlib.lm.engine.engine import Engine, best_device
 from btlib.lm.known import KNOWN, Shape, known
 from btlib.lm.lora.train import train_lora
 from btlib.lm.quiet import without_bars
+from btlib.presets import load_preset
 from btlib.support.machine import cpu_name
 from btlib.support.paths import data_dir
-from btlib.presets import load_preset
 
 TINY = Shape(4096, 128, 256, 2, 4, 2, 32, 4096, tied=True)
 SYSTEM, OWN, ANSWER = 600, 100, 150  # words: what requests share (three demonstrations), a question, an answer

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from bench_lm_engine import GROUPS, NEW, OWN, PREFIX, at_limit, model, prompts, run_engine
 
-from btlib.lm.engine.attention import NAME
 from btlib.lm.checkpoint import best_dtype
+from btlib.lm.engine.attention import NAME
 from btlib.lm.engine.scheduler import Scheduler
 from btlib.support.machine import machine
 

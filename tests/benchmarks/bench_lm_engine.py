@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from btlib.lm.engine.attention import NAME
 from btlib.lm.checkpoint import best_dtype
+from btlib.lm.engine.attention import NAME
 from btlib.lm.engine.lanes import Job
 from btlib.lm.engine.sampling import request_seed
 from btlib.lm.engine.scheduler import SLOTS, Scheduler

@@ -21,13 +21,13 @@ from pathlib import Path
 import dspy
 import pandas as pd
 
-from btlib.steps.bootstrap import bootstrap_traces
-from btlib.steps.evaluation import evaluate, running_on, vanilla_state
 from btlib.lm import load_lm
 from btlib.lm.lora.train import ALL_LINEAR, train_lora
+from btlib.presets import load_preset
+from btlib.steps import evaluate, running_on, vanilla_state
+from btlib.steps.bootstrap import bootstrap_traces
 from btlib.support.meter import Meter
-from btlib.presets import TASKS, load_preset
-from btlib.tasks import Task, load_task
+from btlib.tasks import Task, load_for, registry, split_for
 
 TARGETS = {"qk": ALL_LINEAR[:2], "attention": ALL_LINEAR[:4], "all": ALL_LINEAR}
 SETTING = ["targets", "rank", "learning_rate", "epochs"]
@@ -51,7 +51,7 @@ def tuned_lm(lm: dspy.LM, rows: list[dict], preset, setting: dict, folder: Path)
     report = train_lora(
         lm.engine, rows, folder, rank=setting["rank"], alpha=2 * setting["rank"], dropout=preset.lora_dropout,
         targets=TARGETS[setting["targets"]], epochs=setting["epochs"], learning_rate=setting["learning_rate"],
-        batch_size=preset.batch_size, micro_batch_size=preset.micro_batch_size, bf16=preset.bf16,
+        batch_size=preset.batch_size, micro_batch_size=preset.micro_batch_size, dtype=preset.dtype,
         gradient_checkpointing=preset.gradient_checkpointing, seed=setting["training_seed"],
     )  # fmt: skip
     return lm.copy(model=lm.engine.add_adapter(report.path)), report
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="pocket", help="pocket, a folder, or a registry name")
     parser.add_argument("--preset", default="laptop")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--tasks", nargs="+", default=["iris", "gsm8k", "hotpotqa"], choices=list(registry()))
     parser.add_argument("--limit", type=int, help="training examples to bootstrap from (default: the preset's)")
     parser.add_argument("--dev", type=int, help="dev examples to judge on (default: the preset's)")
     parser.add_argument("--seed", type=int, default=0, help="shuffles the training set")
@@ -116,10 +116,10 @@ def main() -> None:
     print("| task | targets | rank | learning rate | epochs | vanilla | tuned | gain | train s | last loss |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in arguments.tasks:
-        split = preset.split(name)
+        split = split_for(preset, name)
         if arguments.dev:
             split = dataclasses.replace(split, dev=arguments.dev)
-        task = load_task(name, preset.source, split, arguments.seed, preset.passages_per_hop)
+        task = load_for(dataclasses.replace(preset, splits={name: split}), name, arguments.seed)
         task = dataclasses.replace(task, train=task.train[: arguments.limit])
         vanilla = evaluate(vanilla_state(task, lm), task.dev, task.metric, preset).score
         rows, kept = correct_rows(lm, task, preset)

@@ -25,14 +25,14 @@ from pathlib import Path
 import dspy
 import torch
 
-from btlib.steps.bootstrap import bootstrap_traces
 from btlib.lm import ForgivingChatAdapter, load_lm
 from btlib.lm.checkpoint import best_dtype
 from btlib.lm.lora.train import train_lora
 from btlib.lm.quiet import without_bars
+from btlib.presets import load_preset
+from btlib.steps.bootstrap import bootstrap_traces
 from btlib.support.meter import quiet
-from btlib.presets import TASKS, load_preset
-from btlib.tasks import load_task
+from btlib.tasks import load_for, registry
 
 OURS = "btlib"
 PEERS = {
@@ -46,7 +46,7 @@ PEERS = {
 def trace_rows(lm, name: str, examples: int) -> list[dict]:
     """Return chat rows: all LM calls of the task's program on its first training examples."""
     preset = load_preset("laptop")
-    task = load_task(name, split=preset.split(name))
+    task = load_for(preset, name)
     program, adapter = task.program(), ForgivingChatAdapter()
     signatures = {module: predictor.signature for module, predictor in program.named_predictors()}
     with quiet(True), dspy.context(lm=lm, adapter=adapter):
@@ -135,7 +135,7 @@ def measure(lm, rows: list[dict], epochs: int, repeats: int) -> dict[str, list[t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="pocket", help="pocket, a folder, or a registry name")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--tasks", nargs="+", default=["iris", "gsm8k", "hotpotqa"], choices=list(registry()))
     parser.add_argument("--examples", type=int, default=48, help="training examples whose LM calls are the rows")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)

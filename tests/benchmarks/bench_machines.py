@@ -1,6 +1,6 @@
 """What another CPU changes: the same runs under other kernels, compared test item by test item.
 
-    python tests/benchmarks/bench_machines.py make FOLDER [--preset smoke] [--kinds pinned compatible avx512] [--seeds 0]
+    python tests/benchmarks/bench_machines.py make FOLDER [--preset smoke] [--kinds pinned compatible]
     python tests/benchmarks/bench_machines.py compare FOLDER_A FOLDER_B
 
 `make` runs `btlib grid` once a kind, each with the environment variables in KINDS, into FOLDER/<kind>; `compare` also

@@ -27,10 +27,10 @@ from btlib.lm import load_lm
 from btlib.lm.engine.engine import Engine
 from btlib.lm.engine.lanes import Job
 from btlib.lm.quiet import without_bars
+from btlib.presets import Preset, Split, load_preset
+from btlib.steps import optimize_prompts, vanilla_state
 from btlib.support.machine import machine
-from btlib.steps.prompts import optimize_prompts, vanilla_state
-from btlib.presets import TASKS, Preset, Split, load_preset
-from btlib.tasks import load_task
+from btlib.tasks import load_for, registry
 
 
 class OneAtATime:
@@ -93,15 +93,15 @@ class Step:
 def step(lm: dspy.LM, task, preset: Preset, ahead: bool) -> Step:
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
     begun = time.perf_counter()
-    _, record = optimize_prompts(vanilla_state(task, lm), task, preset, 0, ahead=ahead)
+    _, record = optimize_prompts(vanilla_state(task, lm), task, preset, ahead=ahead)
     seconds = time.perf_counter() - begun
-    runs = record.total + len(record.validation_scores) * preset.split(task.name).validation
+    runs = record.total + len(record.validation_scores) * task.split.validation
     return Step(seconds, runs, record.lm_calls, record.occupancy)
 
 
 def measure(name: str, preset: Preset, rounds: int, plainly: bool) -> dict[str, list[Step]]:
     """Run the step on each LM in turn, `rounds` times."""
-    task = load_task(name, preset.source, preset.split(name), 0, preset.passages_per_hop)
+    task = load_for(preset, name)
     lm = load_lm(preset.models[0], preset)
     table = Table(lm.engine)
     tables = lm.copy(engine=table)
@@ -144,7 +144,7 @@ HEAD = """\
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--tasks", nargs="+", default=["iris", "gsm8k", "hotpotqa"], choices=list(registry()))
     parser.add_argument("--laptop", action="store_true", help="the laptop preset's sizes, without `generate`")
     parser.add_argument("--bootstrap", type=int, default=12)
     parser.add_argument("--validation", type=int, default=24)
@@ -158,7 +158,7 @@ def main() -> None:
         train = arguments.bootstrap + arguments.validation
         split = Split(train, dev=1, test=1, bootstrap=arguments.bootstrap, validation=arguments.validation)
         preset = dataclasses.replace(
-            preset, splits=dict.fromkeys(TASKS, split), num_candidate_programs=arguments.candidates
+            preset, splits=dict.fromkeys(registry(), split), num_candidate_programs=arguments.candidates
         )
     plainly = not (arguments.laptop or arguments.no_generate)
     where = "{cpu}, {cores} cores, {threads} torch threads".format(**machine())

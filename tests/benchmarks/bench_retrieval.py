@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
 import subprocess
@@ -154,9 +153,7 @@ def main() -> None:
             print(stage, results[stage], file=sys.stderr)
         index = sum(path.stat().st_size for path in (place / "index").iterdir())
         print(f"{date.today()}, {machine.cpu_name()}, {machine.cores()} cores, {machine.memory_gib():.0f} GiB")
-        print(
-            f"tantivy {machine.versions()['tantivy']}, commit {machine.commit()}, OMP {os.environ.get('OMP_NUM_THREADS')}\n"
-        )
+        print(f"tantivy {machine.versions()['tantivy']}, commit {machine.commit()}\n")
         text = (place / "corpus.tsv").stat().st_size
         print(table(given.passages, text, index, results["build"], results["search"]))
 
