@@ -104,11 +104,11 @@ def claims(cells: pd.Series | None = None) -> pd.DataFrame:
 
 
 def winners(cells: pd.Series | None = None) -> pd.DataFrame:
-    """Return the strategy that wins each (model, task), in percent; `tandem`: it has both kinds of steps."""
+    """Return the strategy that wins each (model, task), in percent; `both`: it has both kinds of steps."""
     cells = table1() if cells is None else cells
     best = cells.groupby(level=["model", "task"], sort=False).idxmax()
     rows = [(m, t, label_of(s), cells[(m, t, s)], "p" in s and "w" in s) for m, t, s in best]
-    return pd.DataFrame(rows, columns=["model", "task", "strategy", "score", "tandem"])
+    return pd.DataFrame(rows, columns=["model", "task", "strategy", "score", "both"])
 
 
 def beside(table: pd.DataFrame) -> pd.DataFrame:

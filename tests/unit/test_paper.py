@@ -61,8 +61,8 @@ def test_the_headline_shrinks_over_the_per_task_baselines():
 
 def test_who_wins():
     wins = paper.winners()
-    assert wins["tandem"].sum() == 7
-    assert wins[wins["tandem"]]["strategy"].value_counts().to_dict() == {"Θ→Π": 4, "Π→Θ→Π": 2, "Π→Θ": 1}
+    assert wins["both"].sum() == 7
+    assert wins[wins["both"]]["strategy"].value_counts().to_dict() == {"Θ→Π": 4, "Π→Θ→Π": 2, "Π→Θ": 1}
 
 
 def test_the_layout_is_the_printed_one():

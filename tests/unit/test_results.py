@@ -105,11 +105,11 @@ def test_several_seeds_are_bootstrapped_over_seeds_and_items(tmp_path):
     assert (cell["low"], cell["high"]) == (again["low"], again["high"])
 
 
-def test_gains_are_best_of_tandem_over_best_of_one_kind(runs):
+def test_gains_are_best_of_both_over_best_of_one_kind(runs):
     cells = results.as_series(summarize(load_runs(runs)))
     table = gains.gain_table(cells, load_items(runs)).set_index("over")
     prompts = table.loc["best of Π, Π→Π"]
-    assert (prompts["baseline"], prompts["tandem"], prompts["points"]) == (50, 70, 20)
+    assert (prompts["baseline"], prompts["both"], prompts["points"]) == (50, 70, 20)
     assert prompts["percent"] == pytest.approx(40) and prompts["low"] < 20 < prompts["high"]
     assert table.loc["best of Θ, Θ→Θ", "baseline"] == 40  # Θ→Θ is "–" and drops out
 
