@@ -1,9 +1,8 @@
-"""Where a task's files lie, how a JSON Lines split becomes examples, and the way to the hub."""
+"""Where a task's files lie, and how a JSON Lines split becomes examples."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import dspy
 
@@ -41,19 +40,3 @@ def read_parts(path: Path, fields: dict[str, type], inputs: tuple[str, ...]) -> 
             seen[row["id"]] = file.name
         parts[part] = [dspy.Example(**row).with_inputs(*inputs) for row in rows]
     return parts
-
-
-def from_hub(repository: str, config: str) -> Any:
-    """Load a data set from the Hugging Face hub (or from its cache, offline); one line when that fails.
-
-    No code of the repository runs: `datasets` has no such feature any more.
-    """
-    try:
-        from datasets import load_dataset
-
-        return load_dataset(repository, config)
-    except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BtlibError(
-            f"cannot load {repository} from the hub ({reason[:200]}); go online, or use source 'mini' or a folder"
-        ) from error

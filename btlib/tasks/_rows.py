@@ -1,121 +1,94 @@
-"""Data sets in their publishers' own files: a JSON array, JSON Lines, or Parquet.
+"""Data sets as their publishers give them: files (a JSON array, JSON Lines, Parquet), or the Hugging Face hub.
 
-Rows are checked when a file is opened and read again when asked for: of HotPotQA's half a gigabyte a run needs 3000.
+Rows of a table are read, and rows checked, when they are asked for: of HotPotQA's 97,852 a run needs 3000.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from btlib.errors import BtlibError
-from btlib.support.files import check_fields, parse_row
-
-Check = Callable[[dict[str, Any], str], object]
-_BLANK = re.compile(r"[\s,]*")
+from btlib.support.files import check_fields, read_jsonl
 
 
-class TextRows:
-    """The rows of a .json (one array) or .jsonl file, kept as its text and where each row lies in it."""
+class Rows(Sequence):
+    """Rows of a file or of a hub's data set: `rows[n]` is row n, and the place where it stands, for messages.
 
-    def __init__(self, path: Path, check: Check):
-        self.path = path
-        self._spans: list[tuple[int, int, str]] = []
-        try:
-            self._text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BtlibError(f"cannot read {path}: {error}") from error
-        for start, end, where, row in self._lines() if path.suffix == ".jsonl" else self._items():
-            check(row, where)
-            self._spans.append((start, end, where))
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        start, end, _ = self._spans[number]
-        return json.loads(self._text[start:end])
-
-    def where(self, number: int) -> str:
-        return self._spans[number][2]
-
-    def _lines(self) -> Iterator[tuple[int, int, str, Any]]:
-        at = 0
-        for number, line in enumerate(self._text.split("\n"), start=1):
-            where = f"{self.path}, line {number}"
-            if line.strip():
-                yield at, at + len(line), where, parse_row(line.encode(), where)
-            at += len(line) + 1
-
-    def _items(self) -> Iterator[tuple[int, int, str, Any]]:
-        decode, at, line = json.JSONDecoder().raw_decode, _BLANK.match(self._text).end(), 1
-        if self._text[at : at + 1] != "[":
-            raise BtlibError(f"{self.path}, line 1: no JSON array; a .json file holds one list of objects")
-        before, at, number = 0, at + 1, 0
-        while True:
-            at, number = _BLANK.match(self._text, at).end(), number + 1
-            line, before = line + self._text.count("\n", before, at), at
-            if self._text[at : at + 1] == "]":
-                return
-            where = f"{self.path}, line {line}, item {number}"
-            try:
-                row, end = decode(self._text, at)
-            except json.JSONDecodeError as error:
-                raise BtlibError(f"{where}: no valid JSON ({error.msg}, line {error.lineno})") from error
-            yield at, end, where, row
-            at = end
-
-
-class TableRows:
-    """The rows of a Parquet file, or of the shards of one; `datasets` gives the same interface for the hub's."""
-
-    def __init__(self, paths: list[Path], fields: tuple[str, ...], check: Check):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.path = paths[0]
-        try:
-            self._table = pa.concat_tables([pq.read_table(path, memory_map=True) for path in paths])
-        except (OSError, pa.ArrowException) as error:
-            raise BtlibError(f"cannot read {self.path}: {str(error).splitlines()[0]}") from error
-        for name in fields:
-            if name not in self._table.column_names:
-                found = ", ".join(self._table.column_names)
-                raise BtlibError(f"{self.path}: field {name!r} is missing; the columns are {found}")
-        self._check = check
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        row = self._table.slice(number, 1).to_pylist()[0]
-        self._check(row, self.where(number))
-        return row
-
-    def where(self, number: int) -> str:
-        return f"{self.path}, row {number + 1}"
-
-
-Rows = TextRows | TableRows
-
-
-def open_rows(folder: Path, patterns: tuple[str, ...], fields: dict[str, type], check: Check) -> Rows:
-    """Open the first of the patterns ("train.jsonl", "main/train-*.parquet") that has files in `folder`.
-
-    Every row must have `fields` and pass `check(row, where)`; an error names file, line (or row) and field.
+    `get(n)` reads a row, `place` and its number say where it stands. A row without one of `fields` is an error.
     """
 
-    def checked(row: dict[str, Any], where: str) -> None:
-        check_fields(row, fields, where)
-        check(row, where)
+    def __init__(self, count: int, get: Callable[[int], Any], place: str, fields: dict[str, type]):
+        self._count, self._get, self._place, self._fields = count, get, place, fields
 
-    for pattern in patterns:
-        paths = sorted(folder.glob(pattern))
-        if paths and paths[0].suffix == ".parquet":
-            return TableRows(paths, tuple(fields), checked)
-        if paths:
-            return TextRows(paths[0], checked)
-    raise BtlibError(f"folder {folder} has no {' or '.join(patterns)}")
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> tuple[dict[str, Any], str]:
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        row, place = self._get(number), f"{self._place} {number + 1}"
+        check_fields(row, self._fields, place)
+        return row, place
+
+
+def open_rows(folder: Path, patterns: tuple[str, ...], fields: dict[str, type]) -> Rows:
+    """Open the first of the patterns ("train.jsonl", "main/train-*.parquet") that has files in `folder`."""
+    found = (sorted(folder.glob(pattern)) for pattern in patterns)
+    paths = next((paths for paths in found if paths), [])
+    if not paths:
+        raise BtlibError(f"folder {folder} has no {' or '.join(patterns)}")
+    if paths[0].suffix == ".parquet":
+        table = _table(paths)
+        return Rows(len(table), lambda n: table.slice(n, 1).to_pylist()[0], f"{paths[0]}, row", fields)
+    if paths[0].suffix == ".jsonl":
+        rows = list(read_jsonl(paths[0], fields))
+        return Rows(len(rows), rows.__getitem__, f"{paths[0]}, row", fields)
+    rows = _array(paths[0])
+    return Rows(len(rows), rows.__getitem__, f"{paths[0]}, item", fields)
+
+
+def _table(paths: list[Path]) -> Any:
+    """Read a table that lies in one file or in several."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pa.concat_tables([pq.read_table(path, memory_map=True) for path in paths])
+    except (OSError, pa.ArrowException) as error:
+        raise BtlibError(f"cannot read {paths[0]}: {str(error).splitlines()[0]}") from error
+
+
+def _array(path: Path) -> list[Any]:
+    """Read a .json file that holds one list; HotPotQA's mix texts and lists, which no column of Arrow can hold."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        raise BtlibError(f"cannot read {path}: {error}") from error
+    except json.JSONDecodeError as error:
+        raise BtlibError(
+            f"{path}, line {error.lineno}: no valid JSON ({error.msg}); a .json file holds one list of objects, a file "
+            "with one object a line is called .jsonl"
+        ) from error
+    if not isinstance(found, list):
+        raise BtlibError(f"{path}: no JSON array; a .json file holds one list of objects")
+    return found
+
+
+def from_hub(repository: str, config: str, fields: dict[str, type]) -> dict[str, Rows]:
+    """Load a data set from the Hugging Face hub (or from its cache, offline); one line when that fails.
+
+    No code of the repository runs: `datasets` has no such feature any more.
+    """
+    try:
+        from datasets import load_dataset
+
+        data = load_dataset(repository, config)
+    except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BtlibError(
+            f"cannot load {repository} from the hub ({reason[:200]}); go online, or use source 'mini' or a folder"
+        ) from error
+    return {part: Rows(len(rows), rows.__getitem__, f"{repository} {part}, row", fields) for part, rows in data.items()}

@@ -10,8 +10,8 @@ from dspy.datasets.gsm8k import gsm8k_metric
 
 from btlib.errors import BtlibError
 from btlib.presets import Split
-from btlib.tasks._files import folder, from_hub, is_cut, read_parts
-from btlib.tasks._rows import open_rows
+from btlib.tasks._files import folder, is_cut, read_parts
+from btlib.tasks._rows import from_hub, open_rows
 from btlib.tasks._spec import CallSize, TaskSpec
 
 _PAPER = Split(train=1000, dev=500, test=1319, bootstrap=100, validation=250)  # appendix C
@@ -53,19 +53,14 @@ def load(source: str, split: Split | None = None, retriever: str = "") -> tuple[
     train set and test is all of the official test set; both are shuffled once, always the same way: 1000 / 500 / 1319
     (section 4).
     """
+    fields = {"question": str, "answer": str}
     if source == "hub":
-        data = from_hub("openai/gsm8k", "main")
-        rows = {
-            part: [(row, f"openai/gsm8k {part}, row {n}") for n, row in enumerate(data[part], 1)] for part in OFFICIAL
-        }
+        rows = from_hub("openai/gsm8k", "main", fields)
     else:
         path = folder(source, "gsm8k")
         if is_cut(path):
-            return read_parts(path, {"question": str, "answer": str}, ("question",)), None
-        rows = {}
-        for part, patterns in OFFICIAL.items():
-            found = open_rows(path, patterns, {"question": str, "answer": str}, _result)
-            rows[part] = [(found[n], found.where(n)) for n in range(len(found))]
+            return read_parts(path, fields, ("question",)), None
+        rows = {part: open_rows(path, patterns, fields) for part, patterns in OFFICIAL.items()}
     split = split or _PAPER
     examples = {
         part: [

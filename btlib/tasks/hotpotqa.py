@@ -15,8 +15,8 @@ from btlib.presets import Split
 from btlib.search import SEPARATOR, Searcher, load_retriever
 from btlib.search.bm25 import Retriever
 from btlib.support.files import check_fields
-from btlib.tasks._files import folder, from_hub, is_cut, read_parts
-from btlib.tasks._rows import open_rows
+from btlib.tasks._files import folder, is_cut, read_parts
+from btlib.tasks._rows import Rows, from_hub, open_rows
 from btlib.tasks._spec import CallSize, TaskSpec
 
 _PAPER = Split(train=1000, dev=500, test=1500, bootstrap=100, validation=250)  # appendix C
@@ -64,20 +64,21 @@ def load(
     are the "fullwiki" ones. Without one, the passages are the union of the chosen questions' "distractor" paragraphs,
     ten a question: easier, and it fits one GPU.
     """
+    fields = {"question": str, "answer": str}
     if source == "hub":
         form = "fullwiki" if retriever else "distractor"
-        data = from_hub("hotpotqa/hotpot_qa", form)
+        data = from_hub("hotpotqa/hotpot_qa", form, fields)
         return _cut(data["train"], data["validation"], split, retriever)
     path = folder(source, "hotpotqa")
     beside = [file for name in ("passages.jsonl", "passages.tsv") if (file := path / name).is_file()]
     if is_cut(path):
-        parts = read_parts(path, {"question": str, "answer": str, "gold_titles": list}, ("question",))
+        parts = read_parts(path, fields | {"gold_titles": list}, ("question",))
         return parts, load_retriever(retriever or (beside or [path / "passages.jsonl"])[0])
     found = retriever or (beside[0] if beside else "")
     forms = ("fullwiki", "distractor") if found else ("distractor",)
     names = {"train": ("hotpot_train*.json", *_parquet("train", ("distractor", "fullwiki")))}
     names["dev"] = (*(f"hotpot_dev_{form}*.json" for form in forms), *_parquet("validation", forms))
-    rows = [open_rows(path, patterns, {"question": str, "answer": str}, _parse) for patterns in names.values()]
+    rows = [open_rows(path, patterns, fields) for patterns in names.values()]
     return _cut(*rows, split, found)
 
 
@@ -86,18 +87,18 @@ def _parquet(part: str, forms: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _cut(
-    official_train: Any, official_dev: Any, split: Split | None, retriever: str | Path
+    official_train: Rows, official_dev: Rows, split: Split | None, retriever: str | Path
 ) -> tuple[dict[str, list[dspy.Example]], Searcher]:
     """Draw train and dev from one official set and test from the other, with the passages of what was drawn."""
     split = split or _PAPER
     passages: dict[str, None] = {}
 
-    def draw(rows: Any, count: int) -> list[dspy.Example]:
+    def draw(rows: Rows, count: int) -> list[dspy.Example]:
         order = list(range(len(rows)))
         random.Random(0).shuffle(order)
         examples = []
         for number in order[:count]:
-            question, paragraphs = _parse(rows[number], f"hotpotqa/hotpot_qa, row {number + 1}")
+            question, paragraphs = _parse(*rows[number])
             examples.append(dspy.Example(**question).with_inputs("question"))
             if not retriever:
                 passages.update(dict.fromkeys(paragraphs))

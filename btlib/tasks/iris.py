@@ -21,6 +21,7 @@ from btlib.tasks._files import PARTS, folder
 from btlib.tasks._spec import CallSize, TaskSpec
 
 FEATURES = ("petal_length", "petal_width", "sepal_length", "sepal_width")
+COLUMNS = (*FEATURES, "species")
 LABELS = ("setosa", "versicolour", "virginica")
 
 
@@ -61,25 +62,31 @@ def load(source: str, split: Split | None = None, retriever: str = "") -> tuple[
     path = (data_dir() if source in ("mini", "hub") else folder(source, "iris")) / "iris.csv"
     path = path if path.exists() else data_dir() / "iris.csv"
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, row) for row in reader]
-            header = reader.fieldnames or []
+        with open(path, newline="", encoding="utf-8-sig") as file:  # some editors put a mark in front
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=first.count)
+            reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
+            header = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            rows = [(reader.line_num, {name: (row.get(name) or "").strip() for name in COLUMNS}) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BtlibError(f"cannot read {path}: {error}") from error
-    missing = [name for name in (*FEATURES, "species") if name not in header]
+    missing = [name for name in COLUMNS if name not in header]
     if missing:
-        raise BtlibError(f"{path}, line 1: field {missing[0]!r} is missing; the header is {','.join(FEATURES)},species")
+        raise BtlibError(
+            f"{path}, line 1: field {missing[0]!r} is missing; the header must name {', '.join(COLUMNS)}, it is "
+            f"{first.strip()!r:.200}"
+        )
     examples = [_example(path, line, index, row) for index, (line, row) in enumerate(rows)]
     random.Random(0).shuffle(examples)
     third = len(examples) // 3
     return {part: examples[i * third : (i + 1) * third] for i, part in enumerate(PARTS)}, None
 
 
-def _example(path, line: int, index: int, row: dict[str, str | None]) -> dspy.Example:
+def _example(path, line: int, index: int, row: dict[str, str]) -> dspy.Example:
     for name in FEATURES:
         try:
-            valid = 0 < float(row[name] or "") < 100
+            valid = 0 < float(row[name]) < 100
         except ValueError:
             valid = False
         if not valid:

@@ -1,6 +1,7 @@
 """The three tasks: the programs of appendix A, the splits, the metrics and their edges, and bad data."""
 
 import json
+from dataclasses import replace
 
 import dspy
 import pytest
@@ -8,7 +9,7 @@ from fakes import fake_lm, field, reply, write_gsm8k, write_hotpotqa, write_iris
 
 from btlib.errors import BtlibError
 from btlib.presets import Split, load_preset
-from btlib.tasks import gsm8k, hotpotqa, iris, load_task
+from btlib.tasks import gsm8k, hotpotqa, iris, load_for, load_task, split_for
 
 
 def test_iris_signature_is_the_papers():
@@ -23,8 +24,8 @@ def test_modules_are_those_of_appendix_a(tmp_path):
     write_hotpotqa(tmp_path)
     names = [name for name, _ in load_task("hotpotqa", tmp_path).program().named_predictors()]
     assert names == ["generate_query[0].predict", "generate_query[1].predict", "generate_answer.predict"]
-    assert [name for name, _ in gsm8k.program().named_predictors()] == ["prog.predict"]
-    assert [name for name, _ in iris.program().named_predictors()] == ["pred.predict"]
+    assert [name for name, _ in load_task("gsm8k").program().named_predictors()] == ["prog.predict"]
+    assert [name for name, _ in load_task("iris").program().named_predictors()] == ["pred.predict"]
 
 
 def answer_hops(model, prompt):
@@ -48,6 +49,30 @@ def test_hotpotqa_hops_collect_passages_without_repeats(tmp_path):
     assert len(prediction.context) == len(set(prediction.context)) == 2
     assert prediction.answer == example.answer and prediction.reasoning == "it says so"
     assert task.metric(example, prediction) is True
+
+
+@pytest.mark.parametrize("hops", [1, 3])
+def test_a_hop_is_a_module_a_call_and_a_search(tmp_path, hops):
+    write_hotpotqa(tmp_path)
+    task = load_task("hotpotqa", tmp_path, num_hops=hops, passages_per_hop=1)
+    program, asked = task.program(), []
+    names = [name for name, _ in program.named_predictors()]
+    assert names == [*(f"generate_query[{hop}].predict" for hop in range(hops)), "generate_answer.predict"]
+
+    def script(model, prompt):
+        asked.append("`[[ ## search_query ## ]]`" in prompt)
+        return reply(reasoning="", search_query=f"Film{len(asked)}") if asked[-1] else reply(reasoning="", answer="a")
+
+    with dspy.context(lm=fake_lm(script)):
+        prediction = program(question="Who?")
+    assert asked == [True] * hops + [False] and len(prediction.context) == hops
+
+
+def test_a_presets_hops_and_passages_reach_the_program():
+    preset = load_preset("smoke", changes={"num_hops": 3, "passages_per_hop": 2})
+    program = load_for(preset, "hotpotqa").program()
+    assert len(program.generate_query) == 3 and program.passages_per_hop == 2
+    assert len(load_for("smoke", "hotpotqa").program().generate_query) == 2
 
 
 def test_copies_of_a_program_share_the_retriever_and_nothing_else(tmp_path):
@@ -131,7 +156,7 @@ def test_a_seed_shuffles_the_training_set_and_nothing_else(tmp_path):
 
 
 def test_unknown_task_source_and_seed(tmp_path):
-    with pytest.raises(BtlibError, match="unknown task 'squad'; choose from iris, gsm8k, hotpotqa"):
+    with pytest.raises(BtlibError, match="unknown task 'squad'; choose from hotpotqa, gsm8k, iris"):
         load_task("squad")
     with pytest.raises(BtlibError, match="choose mini, hub, or an existing folder"):
         load_task("gsm8k", tmp_path / "nowhere")
@@ -143,7 +168,7 @@ def test_unknown_task_source_and_seed(tmp_path):
 def test_too_few_examples(tmp_path):
     write_gsm8k(tmp_path)
     with pytest.raises(BtlibError, match="has 12 train examples, the split asks for 150"):
-        load_task("gsm8k", tmp_path, split=load_preset("laptop").split("gsm8k"))
+        load_task("gsm8k", tmp_path, split=split_for("laptop", "gsm8k"))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +209,51 @@ def test_broken_iris_is_named(tmp_path, old, new, message):
     path = tmp_path / "iris.csv"
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(BtlibError, match=message):
+        load_task("iris", tmp_path)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("delimiter", [",", ";", ", ", "\t", " , "])
+def test_iris_is_read_as_spreadsheets_write_it(tmp_path, mark, delimiter):
+    write_iris(tmp_path)
+    wanted, path = load_task("iris", tmp_path).train, tmp_path / "iris.csv"
+    path.write_text(mark + path.read_text().replace(",", delimiter), encoding="utf-8", newline="\r\n")
+    assert load_task("iris", tmp_path).train == wanted
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        (
+            ",",
+            "|",
+            r"line 1: field 'petal_length' is missing; the header must name petal_length, .*it is 'petal_length\|",
+        ),
+        ("petal_length", "PetalLength", "line 1: field 'petal_length' is missing; .*it is 'PetalLength,petal_width"),
+        (
+            "petal_length",
+            '"petal length"',
+            "line 1: field 'petal_length' is missing; .*it is '\"petal length\",petal_width",
+        ),
+        (".", ",", "line 2: field 'petal_"),  # decimal commas between commas
+        (",0.2,", ",,", "line 2: field 'petal_width' must be a length in cm, got ''"),
+        (",setosa", "", "line 2: field 'species' must be one of .* got ''"),
+    ],
+)
+def test_an_odd_iris_file_is_told_what_is_odd(tmp_path, old, new, message):
+    write_iris(tmp_path)
+    path = tmp_path / "iris.csv"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(BtlibError, match=message) as caught:
+        load_task("iris", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_decimal_commas_between_semicolons_are_named(tmp_path):
+    write_iris(tmp_path)
+    path = tmp_path / "iris.csv"
+    path.write_text(path.read_text().replace(",", ";").replace(".", ","))
+    with pytest.raises(BtlibError, match="line 2: field 'petal_length' must be a length in cm, got '1,00'"):
         load_task("iris", tmp_path)
 
 
@@ -315,7 +385,7 @@ def test_hotpotqa_from_the_hub_and_from_every_published_form_is_the_same(monkeyp
 def test_the_papers_split_of_the_official_sets(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", gsm8k_rows(7473, "train"))
     write_jsonl(tmp_path / "test.jsonl", gsm8k_rows(1319, "test"))
-    split = load_preset("paper").split("gsm8k")
+    split = split_for("paper", "gsm8k")
     one, two = (load_task("gsm8k", tmp_path, split=split, seed=seed) for seed in (0, 1))
     assert [len(part) for part in parts(one)] == [1000, 500, 1319]
     assert {e.id for e in one.train} == {e.id for e in two.train} and one.train != two.train
@@ -354,18 +424,37 @@ def test_a_retriever_replaces_the_minis_own_and_other_tasks_have_none(tmp_path):
     "name, text, message",
     [
         ("train.jsonl", '{"question": "q", "answer": "#### 3"}\n{"question": "q"}', "line 2: field 'answer'"),
-        ("train.jsonl", '{"question": "q", "answer": "3"}', "line 1: field 'answer' must end with '#### <number>'"),
-        ("train.jsonl", '{"question": "q", "answer": "#### x"}', "line 1: field 'answer' must end with '####"),
-        ("train.json", '[{"question": "q",\n "answer": "#### 3"},\n{"question": " "}]', "line 3, item 2: field 'quest"),
-        ("train.json", '[{"question": "q", "answer": "#### 3"},', "line 1, item 2: no valid JSON"),
-        ("train.json", "{}", "line 1: no JSON array"),
+        ("train.jsonl", '{"question": "q", "answer": "3"}', "row 1: field 'answer' must end with '#### <number>'"),
+        ("train.jsonl", '{"question": "q", "answer": "#### x"}', "row 1: field 'answer' must end with '####"),
+        (
+            "train.json",
+            '[{"question": "q",\n "answer": "#### 3"},\n{"question": " "}]',
+            "item 2: field 'question' must",
+        ),
+        ("train.json", '[{"question": "q", "answer": "#### 3"}, "q"]', "item 2: field 'question' must be"),
+        ("train.json", '[{"question": "q",\n"answer": "#### 3"},', "train.json, line 2: no valid JSON"),
+        ("train.json", '{"question": "q"}\n{"question": "r"}', "line 2: no valid JSON .*is called .jsonl"),
+        ("train.json", "{}", "train.json: no JSON array"),
         ("other.json", "{}", "has no train.jsonl or train.json or main/train"),
     ],
 )
 def test_a_broken_gsm8k_file_is_named(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises(BtlibError, match=message):
+    write_jsonl(tmp_path / "test.jsonl", gsm8k_rows(1, "test"))
+    with pytest.raises(BtlibError, match=message) as caught:
         load_task("gsm8k", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_the_mark_that_some_editors_put_first_is_read_over(tmp_path, form):
+    for folder, mark in (("plain", b""), ("marked", b"\xef\xbb\xbf")):
+        (tmp_path / folder).mkdir()
+        publish_gsm8k(tmp_path / folder, form)
+        for file in (tmp_path / folder).iterdir():
+            file.write_bytes(mark + file.read_bytes())
+    plain, marked = (load_task("gsm8k", tmp_path / folder, split=SMALL) for folder in ("plain", "marked"))
+    assert parts(plain) == parts(marked)
 
 
 @pytest.mark.parametrize(
@@ -383,8 +472,8 @@ def test_a_broken_hotpotqa_file_is_named(tmp_path, change, message):
     rows = hotpotqa_rows(9)
     rows[6] |= change
     (tmp_path / "hotpot_train_v1.1.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
-    with pytest.raises(BtlibError, match=f"hotpot_train_v1.1.json, line 8, item 7: {message}"):
-        load_task("hotpotqa", tmp_path, split=SMALL)
+    with pytest.raises(BtlibError, match=f"hotpot_train_v1.1.json, item 7: {message}"):
+        load_task("hotpotqa", tmp_path, split=replace(SMALL, dev=4))  # which draws every row
 
 
 def test_a_broken_table_is_named(tmp_path):
@@ -396,7 +485,7 @@ def test_a_broken_table_is_named(tmp_path):
     with pytest.raises(BtlibError, match="train-00000-of-00001.parquet, row 4: field 'answer'"):
         load_task("gsm8k", tmp_path)
     write_parquet(file, [{"question": "q"}])
-    with pytest.raises(BtlibError, match="field 'answer' is missing; the columns are question"):
+    with pytest.raises(BtlibError, match="train-00000-of-00001.parquet, row 1: field 'answer' must be"):
         load_task("gsm8k", tmp_path)
     file.write_text("no table")
     with pytest.raises(BtlibError, match="cannot read .*parquet") as caught:
