@@ -13,8 +13,8 @@ from fakes import FakeEngine, fake_lm, field, reply
 from test_optimize import SPLIT, even_only, numbers, right
 
 from btlib.lm import load_lm
-from btlib.steps.prompts import optimize_prompts, vanilla_state
 from btlib.presets import Split, load_preset
+from btlib.steps import optimize_prompts, vanilla_state
 from btlib.tasks import load_task
 
 
@@ -52,8 +52,8 @@ def test_same_demonstrations_scores_calls_and_costs(sums, preset, script):
     found = []
     for ahead in (False, True):
         lm = fake_lm(script)
-        first = optimize_prompts(vanilla_state(sums, lm), sums, preset, 0, ahead=ahead)
-        second = optimize_prompts(first[0], sums, preset, 0, ahead=ahead)  # a compiled teacher that all share
+        first = optimize_prompts(vanilla_state(sums, lm), sums, preset, ahead=ahead)
+        second = optimize_prompts(first[0], sums, preset, ahead=ahead)  # a compiled teacher that all share
         asked = Counter(tuple(turns) for _, turns in lm.engine.prompts)
         found.append((outcome(*first), outcome(*second), asked))
     assert found[0] == found[1]
@@ -62,7 +62,7 @@ def test_same_demonstrations_scores_calls_and_costs(sums, preset, script):
 
 def test_a_failing_call_changes_nothing_but_is_asked_again(sums, preset):
     plain, ahead = (
-        optimize_prompts(vanilla_state(sums, fake_lm(one_call_fails)), sums, preset, 0, ahead=each)
+        optimize_prompts(vanilla_state(sums, fake_lm(one_call_fails)), sums, preset, ahead=each)
         for each in (False, True)
     )
     (demos, record), (demos_ahead, record_ahead) = outcome(*plain), outcome(*ahead)
@@ -92,7 +92,7 @@ def test_bootstrapping_runs_in_parallel_within_the_number_of_threads(sums, prese
         lm = fake_lm(seldom, engine=SlowEngine)
         lm.engine.now, lm.engine.most = Counter(), Counter()
         lm.engine.watched = frozenset(example.question for example in sums.train[: SPLIT.bootstrap])
-        optimize_prompts(vanilla_state(sums, lm), sums, preset, 0, ahead=ahead)
+        optimize_prompts(vanilla_state(sums, lm), sums, preset, ahead=ahead)
         most.append(lm.engine.most)
     assert most[0]["T"] == 1 < most[1]["T"]
     assert most[1]["all"] <= 8
@@ -101,21 +101,21 @@ def test_bootstrapping_runs_in_parallel_within_the_number_of_threads(sums, prese
 
 def test_without_a_cache_nothing_is_run_ahead(sums, preset):
     lm = fake_lm(even_only)
-    _, record = optimize_prompts(vanilla_state(sums, lm.copy(cache=False)), sums, preset, 0)
+    _, record = optimize_prompts(vanilla_state(sums, lm.copy(cache=False)), sums, preset)
     wanted = record.total + SPLIT.validation * len(record.validation_scores)
     assert record.lm_calls == lm.engine.calls.total() == wanted
 
 
 def test_the_embedded_lm_finds_the_same(preset):
     """In the real engine too, where requests of all candidates share batches."""
-    split = Split(train=24, dev=2, test=2, bootstrap=6, validation=6)
+    split = Split(train=24, dev=2, test=2, bootstrap=4, validation=3)
     task = load_task("iris", split=split)
-    preset = dataclasses.replace(preset, splits={"iris": split}, num_candidate_programs=2, max_tokens=32)
+    preset = dataclasses.replace(preset, splits={"iris": split}, num_candidate_programs=1, max_tokens=8)
     lm = load_lm("pocket", preset)
     found = []
     for ahead in (False, True):
         dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
-        state, record = optimize_prompts(vanilla_state(task, lm), task, preset, 0, ahead=ahead)
+        state, record = optimize_prompts(vanilla_state(task, lm), task, preset, ahead=ahead)
         demos, counts = outcome(state, record)
         del counts["tokens_reused"]  # depends on what the prefix cache holds from before
         found.append((demos, counts, record))
