@@ -1,9 +1,10 @@
-"""Tables for notebooks: escaped, the same in every run, and readable as plain text."""
+"""What notebooks show: tables that are escaped, alike in every run and readable as plain text; diagrams; verdicts."""
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from btlib.results.shown import titled
+from btlib.results.shown import check, diagram, titled
 
 
 def frame():
@@ -38,3 +39,27 @@ def test_an_index_that_only_counts_is_left_out(index, there):
 def test_no_colour_is_fixed_and_nothing_is_fetched():
     page = titled(frame(), "t").to_html()
     assert "#fff" not in page and "background" not in page and "http" not in page
+
+
+def test_a_diagram_has_its_boxes_and_an_arrow_with_a_label():
+    boxes = {"a": (0, 0, "question", "#0072B2"), "b": (1, 0, "answer", "#7F7F7F")}
+    figure = diagram(boxes, [("a", "b", "LM")])
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["question", "answer", "", "LM"]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    "mine, right, told",
+    [
+        (None, 3, "no answer yet"),
+        (3.05, 3, "right"),
+        (4, 3, "too high"),
+        (2, 3, "too low"),
+        ({"a"}, {"a"}, "right"),
+        ({"b"}, {"a"}, "not yet"),
+    ],
+)
+def test_an_exercise_gets_a_verdict(mine, right, told, capsys):
+    check("Exercise 1", mine, right, within=0.1)
+    assert told in capsys.readouterr().out
