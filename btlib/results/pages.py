@@ -1,0 +1,189 @@
+"""The README's tables, and those of notebooks/pages, written from the results that come with the repository.
+
+    python -m btlib.results.pages            # fill the marked blocks
+    python -m btlib.results.pages --check    # exit status 1 where a block is not what the results say
+
+A block begins with one of these lines, and ends with <!-- end -->; a page may hold any number of them.
+
+    <!-- table: laptop pocket -->                   scores with 95% intervals: PRESET, then LMs and tasks (default: all)
+    <!-- leads: laptop pocket pocket-l iris -->     a sentence for each LM and task, on both steps against one kind
+    <!-- wins: laptop -->                           in how many pairs of LM and task a strategy with both steps is best
+
+What the sentences mean is taught in notebooks/06_results.ipynb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from btlib.errors import BtlibError, unknown
+from btlib.results.gains import PROMPTS, WEIGHTS, paired_interval
+from btlib.results.plots import sized
+from btlib.results.samples import load_sample
+from btlib.results.tables import CELL, label_of, score_table, summarize, tasks_in, title_of_task
+from btlib.steps.strategies import VANILLA
+from btlib.support.paths import data_dir, notebooks_dir
+
+Results = tuple[pd.DataFrame, pd.DataFrame]  # the runs, and the verdicts on test items
+ONE_KIND = ("", *PROMPTS, *WEIGHTS)
+BOTH = ("p -> w", "w -> p", "p -> w -> p")
+SAMPLES = 2000  # resamples behind a lead's interval
+_BLOCK = re.compile(r"<!-- (\w+): ([^\n]*?) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def name_of(strategy: str) -> str:
+    """Return a strategy as prose calls it: "Π→Θ", "vanilla"."""
+    return label_of(strategy) if strategy else VANILLA
+
+
+def score_block(cells: pd.DataFrame, items: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Return scores with intervals as a Markdown table, the best of each column bold, and a line on what they are."""
+    preset = cells["preset"].iloc[0]
+    texts = score_table(cells, intervals=True)
+    best = cells.groupby(["model", "task"])["score"].max().round(1)
+    one_model, one_task = cells["model"].nunique() == 1, cells["task"].nunique() == 1
+    head, columns = [], []
+    for model, task in texts.columns:
+        title = title_of_task(task, preset)
+        head.append(title if one_model else sized(model) if one_task else f"{title}, {model}")
+        winner = f"{best[(model, task)]:.1f}"
+        # The score itself in bold, not its interval.
+        columns.append([re.sub(rf"^{re.escape(winner)}\b", f"**{winner}**", text) for text in texts[(model, task)]])
+    names = [VANILLA if name == label_of("") else name for name in texts.index]
+    lines = ["| strategy | " + " | ".join(head) + " |", "|---" * (1 + len(head)) + "|"]
+    rows = zip(names, zip(*columns, strict=True), strict=True)
+    lines += [f"| {name} | " + " | ".join(row) + " |" for name, row in rows]
+    return "\n".join([*lines, "", made_line(cells, runs)])
+
+
+def made_line(cells: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Say in one line what the scores are percent of, over how many seeds, and when and with what they were made."""
+    preset = cells["preset"].iloc[0]
+    counts = cells.drop_duplicates("task").set_index("task")["n"]
+    tests = ", ".join(f"{counts[task]} of {title_of_task(task, preset)}" for task in tasks_in(cells))
+    made = runs.groupby(CELL)["seed"].nunique()  # a cell's own count leaves out seeds without a score
+    fewest, most = made.min(), made.max()
+    seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seeds" if most > 1 else "one seed"
+    columns = [runs["date"].str[:10], runs["commit"], *([runs["machine"]] if "machine" in runs else [])]
+    days, commits, *machines = (", ".join(dict.fromkeys(column.dropna())) for column in columns)
+    where = f" on {machines[0]}" if machines and machines[0] else ""
+    return (
+        f"Percent of the test set ({tests}) with 95% intervals, mean over {seeds}; preset `{preset}`, "
+        f"made on {days} at commit {commits}{where}."
+    )
+
+
+def _best(scores: pd.Series, strategies: tuple[str, ...]) -> tuple[str, float] | None:
+    found = scores[scores.index.isin(strategies)].dropna()
+    return (str(found.idxmax()), float(found.max())) if len(found) else None
+
+
+def lead_block(cells: pd.DataFrame, items: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Return a sentence for each LM and task: does the best strategy with both kinds of steps lead the best other one?
+
+    The interval pairs test items over the strategies and picks the best of each group anew in every resample. "Level"
+    is a lead whose interval holds 0.
+    """
+    lines = []
+    for task in tasks_in(cells):
+        for model in dict.fromkeys(cells["model"]):
+            mine = cells[(cells["task"] == task) & (cells["model"] == model)].set_index("strategy")["score"]
+            both, one = _best(mine, BOTH), _best(mine, ONE_KIND)
+            title = title_of_task(task, cells["preset"].iloc[0])
+            head = f"* **{title}" + (f", {model}" if cells["model"].nunique() > 1 else "") + "**: "
+            if not both or not one:
+                lines.append(head + "no score on one of the two sides.")
+                continue
+            low, high = paired_interval(items, model, task, ONE_KIND, SAMPLES, 0)
+            lead = both[1] - one[1]
+            said = "better together" if low > 0 else "not better together" if high < 0 else "level"
+            lines.append(
+                f"{head}{said}. {name_of(both[0])} has {both[1]:.1f}%, {name_of(one[0])}, the best of the five others, "
+                f"{one[1]:.1f}%: {lead:+.1f} points ({low:+.0f} to {high:+.0f})."
+            )
+    return "\n".join(lines)
+
+
+def win_block(cells: pd.DataFrame, items: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Return in how many pairs of LM and task a strategy with both kinds of steps has the best mean."""
+    pairs = [group.set_index("strategy")["score"] for _, group in cells.groupby(["model", "task"])]
+    found = [(_best(scores, BOTH), _best(scores, ONE_KIND)) for scores in pairs]
+    wins = sum(bool(both and one and round(both[1], 1) > round(one[1], 1)) for both, one in found)
+    return f"A strategy with both kinds of steps has the best mean in {wins} of {len(pairs)} pairs of LM and task."
+
+
+BLOCKS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, pd.DataFrame], str]] = {
+    "table": score_block,
+    "leads": lead_block,
+    "wins": win_block,
+}
+
+
+@lru_cache
+def sample(preset: str) -> Results:
+    """Return the runs and items of data/results/<preset>.csv."""
+    path = data_dir() / "results" / f"{preset}.csv"
+    if not path.exists():
+        raise unknown("preset with stored results", preset, sorted(p.stem for p in path.parent.glob("*.csv")))
+    return load_sample(path)
+
+
+def block(kind: str, wanted: str, read: Callable[[str], Results] = sample) -> str:
+    """Return what belongs between a block's two marks; an unknown kind, preset, LM or task is a BtlibError."""
+    if kind not in BLOCKS:
+        raise unknown("kind of block", kind, BLOCKS)
+    preset, *names = wanted.split()
+    runs, items = read(preset)
+    for column, others in (("model", "task"), ("task", "model")):
+        chosen = [name for name in names if name in set(runs[column])]
+        strange = [name for name in names if name not in set(runs[column]) | set(runs[others])]
+        if strange:
+            raise unknown("LM or task", strange[0], [*runs["model"].unique(), *runs["task"].unique()])
+        if chosen:
+            runs, items = (table[table[column].isin(chosen)] for table in (runs, items))
+    return BLOCKS[kind](summarize(runs, items), items, runs)
+
+
+def filled(text: str, read: Callable[[str], Results] = sample) -> str:
+    """Return a page with every block filled anew; what stands between the blocks stays as it is."""
+
+    def fill(found: re.Match) -> str:
+        return f"<!-- {found[1]}: {found[2]} -->\n{block(found[1], found[2], read)}\n<!-- end -->"
+
+    begun, whole = len(re.findall(r"<!-- \w+: ", text)), len(_BLOCK.findall(text))
+    if begun != whole:
+        raise BtlibError(f"{begun} blocks begin and {whole} of them end; end each with a line <!-- end -->")
+    return _BLOCK.sub(fill, text)
+
+
+def pages() -> list[Path]:
+    """List the pages that may hold blocks: the README and notebooks/pages."""
+    return [notebooks_dir().parent / "README.md", *sorted((notebooks_dir() / "pages").glob("*.md"))]
+
+
+def main() -> int:
+    """Fill the tables of the README and of notebooks/pages from data/results."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a block is stale")
+    check = parser.parse_args().check
+    stale = False
+    for path in pages():
+        before = path.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            stale = True
+            print(f"{path.name}: {'stale' if check else 'written'}")
+            if not check:
+                path.write_text(after, encoding="utf-8")
+    return int(stale and check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
