@@ -133,7 +133,7 @@ def watch_stdin() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def describe(error: BaseException) -> dict[str, object]:
+def error_line(error: BaseException) -> dict[str, object]:
     """Return what a report needs of an error: one line, and the number of the cell (papermill counts from 1) where
     there is one.
     """
@@ -153,7 +153,7 @@ def main(job: str) -> int:
     try:
         run_notebook(Path(todo["source"]), Path(todo["target"]), todo["parameters"], todo["skip"])
     except Exception as error:
-        print(json.dumps(describe(error)), flush=True)
+        print(json.dumps(error_line(error)), flush=True)
         return 1
     return 0
 

@@ -1,5 +1,9 @@
 """Iris: name the species from four measurements (appendix A, snippet 3).
 
+    in      petal_length 1.4, petal_width 0.2, sepal_length 5.1, sepal_width 3.5
+    out     reasoning, and answer: setosa
+    metric  the species is the right one: exact match, whatever the case
+
 A note on spelling. The paper's signature says 'versicolour', most public copies of the data say 'versicolor', and exact
 match of the two is False: an LM that follows the signature would be marked wrong on a third of the flowers. Labels
 and signature must agree, so the labels here are spelled as in the signature, and another spelling is refused.
