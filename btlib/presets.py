@@ -19,6 +19,16 @@ from btlib.errors import BtlibError, unknown
 DEFAULT_PRESET = "laptop"
 
 _ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DTYPES = ("auto", "float32", "bfloat16")
+_FROM_1 = "max_bootstrapped_demos max_tokens context_length num_hops lora_rank lora_alpha epochs num_threads".split()
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple[int, ...]": "whole numbers with commas between",
+    "tuple[str, ...]": "names with commas between",
+}
 _FIXED = ("name", "base", "changes", "splits")  # fields that `load_preset(changes=...)` does not take
 
 
@@ -101,6 +111,11 @@ class Preset:
         object.__setattr__(self, "base", self.base or self.name)
         for name in ("splits", "changes"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        for name in _FROM_1:
+            if getattr(self, name) < 1:
+                raise BtlibError(f"preset {self.name}: {name} must be at least 1, got {getattr(self, name)}")
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
         if self.batch_size < 1 or self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size:
             raise BtlibError(
                 f"preset {self.name}: batch_size {self.batch_size} is no multiple of micro_batch_size "
@@ -220,7 +235,7 @@ def _typed(setting: str, value: Any) -> Any:
             raise ValueError
         return float(value) if kind == "float" else value
     except (TypeError, ValueError):
-        raise BtlibError(f"setting {setting} takes a {kind}, got {value!r}") from None
+        raise BtlibError(f"setting {setting} takes {_WORDS[kind]}, got {value!r}") from None
 
 
 def _short(value: Any) -> str:
