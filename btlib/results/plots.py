@@ -132,12 +132,16 @@ def score_against_size(cells: pd.DataFrame, weights: Mapping[str, int]) -> plt.F
 
 
 def draw_score(axes: Axes, y: float, row: pd.Series, colour: str) -> None:
-    """Draw one score with its interval as a row of a panel, or "–" where nothing could be trained."""
+    """Draw one score with its interval as a row of a panel, or "–" where nothing could be trained; "2 of 3" beside it
+    where a seed has none.
+    """
     if pd.isna(row["score"]):
         axes.text(1, y, "–", va="center", color=colour)
         return
     axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
     axes.plot(row["score"], y, "o", color=colour, markersize=6)
+    if row.get("empty"):  # the mean of the seeds that have a score: "2 of 3"
+        axes.annotate(row["status"], (row["high"], y), xytext=(4, 0), textcoords="offset points", va="center", size=8)
 
 
 def path_of_a_strategy(

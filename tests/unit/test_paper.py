@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from btlib import paper
 from btlib.errors import BtlibError
+from btlib.results import paper
 from btlib.results.gains import PROMPTS, WEIGHTS, headline_gain
 from btlib.results.tables import ORDER
 

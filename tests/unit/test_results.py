@@ -10,9 +10,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from btlib import gains, plots, results, samples
 from btlib.errors import BtlibError
-from btlib.results.tables import ORDER, cost_table, load_items, load_runs, score_table, summarize, wilson
+from btlib.results import gains, plots, samples
+from btlib.results.tables import (
+    CELL,
+    ORDER,
+    as_series,
+    cost_table,
+    load_items,
+    load_runs,
+    score_table,
+    strategies_in,
+    summarize,
+    tasks_in,
+    title_of_task,
+    wilson,
+)
 
 matplotlib.use("Agg")
 RIGHT = {"": 3, "p": 10, "w": 8, "p -> p": 9, "w -> w": None, "p -> w": 14, "w -> p": 11, "p -> w -> p": 13}
@@ -93,7 +106,7 @@ def test_wilson_agrees_with_the_textbook():
     assert math.isnan(wilson(0.5, 0)[0])
 
 
-def test_several_seeds_are_bootstrapped_over_seeds_and_items(tmp_path):
+def test_several_seeds_are_resampled_over_seeds_and_items(tmp_path):
     for seed, right in enumerate((4, 10, 16)):
         write_run(tmp_path, "p", right, seed=seed)
     cell = summarize(load_runs(tmp_path), load_items(tmp_path)).iloc[0]
@@ -105,8 +118,82 @@ def test_several_seeds_are_bootstrapped_over_seeds_and_items(tmp_path):
     assert (cell["low"], cell["high"]) == (again["low"], again["high"])
 
 
+@pytest.fixture
+def two_of_three(tmp_path):
+    """Vanilla and Π on three seeds, Θ without a correct trace on the third, Θ→Θ without one on all three."""
+    for seed, w in enumerate((10, 14, None)):
+        for strategy, right in {"": 4, "p": 8, "w": w, "w -> w": None}.items():
+            write_run(tmp_path, strategy, right, seed=seed)
+    return tmp_path
+
+
+def test_a_mean_over_fewer_seeds_says_so(two_of_three):
+    cells = summarize(load_runs(two_of_three), load_items(two_of_three)).set_index("strategy")
+    found = cells[["score", "seeds", "empty", "status"]].T.to_dict("list")
+    assert found[""] == [20, 3, 0, "ok"] and found["p"] == [40, 3, 0, "ok"]
+    assert found["w"] == [60, 2, 1, "2 of 3"]
+    assert found["w -> w"][1:] == [0, 3, "empty-traces"] and math.isnan(found["w -> w"][0])
+    column = score_table(cells.reset_index())[("pocket", "iris")]
+    assert (column["Θ"], column["Π"], column["Θ→Θ"]) == ("60.0 (2 of 3)", "40.0", "–")
+    shown = score_table(cells.reset_index(), intervals=True).loc["Θ", ("pocket", "iris")]
+    assert shown == f"60.0 [{cells.loc['w', 'low']:.0f}, {cells.loc['w', 'high']:.0f}] (2 of 3)"
+    axes = plots.score_panels(cells.reset_index()).axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["2 of 3", "–"]
+
+
+def test_the_interval_of_a_mean_is_that_of_the_seeds_that_have_a_score(two_of_three):
+    with_empty = summarize(load_runs(two_of_three), load_items(two_of_three)).set_index("strategy").loc["w"]
+    (two_of_three / "smoke" / "pocket" / "iris" / "seed-2" / "w" / "run.json").unlink()
+    without = summarize(load_runs(two_of_three), load_items(two_of_three)).set_index("strategy").loc["w"]
+    assert without["status"] == "ok" and without["seeds"] == 2
+    assert (with_empty["low"], with_empty["high"]) == (without["low"], without["high"])
+
+
+def test_one_scored_seed_of_several_has_the_interval_of_one_run(tmp_path):
+    for seed, right in enumerate((10, None)):
+        write_run(tmp_path, "w", right, seed=seed)
+    cell = summarize(load_runs(tmp_path), load_items(tmp_path)).iloc[0]
+    assert (cell["low"], cell["high"]) == tuple(100 * x for x in wilson(0.5, 20)) and cell["status"] == "1 of 2"
+
+
+def test_costs_and_score_are_those_of_the_same_runs(two_of_three):
+    path = two_of_three / "smoke" / "pocket" / "iris" / "seed-2" / "w" / "run.json"
+    run = json.loads(path.read_text())
+    run["steps"][0]["seconds"] = {"bootstrap": 5000.0}  # and no training
+    path.write_text(json.dumps(run))
+    table = cost_table(load_runs(two_of_three)).set_index("strategy")
+    assert table.loc["Θ", ["score", "seconds", "seeds", "empty"]].tolist() == [60, 30, 2, 1]
+    assert table.loc["Θ", "points a minute"] == pytest.approx((60 - 20) / 0.5)
+    assert table.loc["Θ→Θ", ["seconds", "seeds", "empty"]].tolist() == [60, 0, 3]  # nothing but "–": what that cost
+    assert table.loc["Π", ["seeds", "empty"]].tolist() == [3, 0]
+
+
+def test_other_strategies_and_tasks_have_rows_and_columns(tmp_path):
+    for task in ("iris", "spelling", "gsm8k"):  # no file declares the second
+        write_run(tmp_path, "", 3, task=task)
+        write_run(tmp_path, "w -> p -> w", 12, task=task)
+    rows = load_runs(tmp_path)
+    assert tasks_in(rows) == ["gsm8k", "iris", "spelling"] and strategies_in(rows) == [*ORDER, "w -> p -> w"]
+    table = score_table(summarize(rows))
+    assert list(table.columns) == [("pocket", task) for task in tasks_in(rows)] and len(table) == 9
+    assert set(table.loc["Θ→Π→Θ"]) == {"60.0"} and set(table.loc["Π"]) == {""}
+    panels = plots.score_panels(summarize(rows)).axes
+    assert [axes.get_title() for axes in panels] == ["gsm8k-mini", "Iris", "spelling"]
+    assert len(panels[0].get_yticklabels()) == 9
+    costs = plots.cost_panels(cost_table(rows)).axes
+    assert [axes.get_title() for axes in costs] == ["gsm8k-mini", "Iris", "spelling"]
+    assert all("Θ→Π→Θ" in [text.get_text() for text in axes.texts] for axes in costs)
+
+
+def test_a_tasks_title_says_whose_data_they_are():
+    own, papers = ("smoke", "laptop+epochs=5"), ("paper", "colab", "")
+    assert {title_of_task("gsm8k", preset) for preset in own} == {"gsm8k-mini"}
+    assert {title_of_task("gsm8k", preset) for preset in papers} == {"GSM8K"}
+    assert title_of_task("iris", "smoke") == "Iris" and title_of_task("spelling", "smoke") == "spelling"
+
+
 def test_gains_are_best_of_both_over_best_of_one_kind(runs):
-    cells = results.as_series(summarize(load_runs(runs)))
+    cells = as_series(summarize(load_runs(runs)))
     table = gains.gain_table(cells, load_items(runs)).set_index("over")
     prompts = table.loc["best of Π, Π→Π"]
     assert (prompts["baseline"], prompts["both"], prompts["points"]) == (50, 70, 20)
@@ -117,7 +204,7 @@ def test_gains_are_best_of_both_over_best_of_one_kind(runs):
 def test_the_paired_interval_is_empty_of_width_when_strategies_agree_on_every_item(tmp_path):
     for strategy in ("p", "p -> w"):
         write_run(tmp_path, strategy, 10)
-    cells = results.as_series(summarize(load_runs(tmp_path)))
+    cells = as_series(summarize(load_runs(tmp_path)))
     row = gains.gain_table(cells, load_items(tmp_path)).iloc[0]
     assert (row["points"], row["low"], row["high"]) == (0, 0, 0)
 
@@ -186,7 +273,7 @@ def test_a_sample_gives_the_runs_back(runs, tmp_path, monkeypatch):
     mine, my_items, here = samples.find_results(runs, "smoke")
     assert "8 runs read from" in here
     pd.testing.assert_frame_equal(summarize(rows), summarize(mine))
-    order = [*results.CELL, "seed", "item"]
+    order = [*CELL, "seed", "item"]
     pd.testing.assert_frame_equal(
         items.sort_values(order, ignore_index=True), my_items.sort_values(order, ignore_index=True), check_dtype=False
     )
