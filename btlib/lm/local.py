@@ -44,14 +44,14 @@ class LocalLM(dspy.LM):
     def _rollouts(self, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the arguments of each call that a call stands for: one a rollout, with its seed."""
         settings = {**self.kwargs, **kwargs}
-        rollout, n = settings.get("rollout_id"), settings.get("n") or 1
+        rollout, n, seed = settings.get("rollout_id"), settings.get("n") or 1, settings.get("seed")
         each = [dict(kwargs)]
         if n > 1:
             each = [{**kwargs, "n": 1, "rollout_id": f"{rollout or 0}.{i}"} for i in range(n)]
         for call in each:
             name = call.get("rollout_id", rollout)
-            if name is not None and settings.get("seed") is None:
-                call["seed"] = _seed(name)
+            if name is not None:
+                call["seed"] = _seed(name if seed is None else f"{seed}/{name}")
         return each
 
     def counters(self) -> dict[str, Any] | None:

@@ -12,6 +12,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,13 +205,25 @@ class ServerLM(LocalLM):
         return self.provider.engine.describe()
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        with self._noting_failures():
+            return super().__call__(prompt, messages=messages, **kwargs)
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """The same for `await`."""
+        with self._noting_failures():
+            return await super().acall(prompt, messages=messages, **kwargs)
+
+    def _rollouts(self, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+        each = super()._rollouts(kwargs)
+        return [call if {**self.kwargs, **call}.get("seed") is not None else {**call, "seed": 0} for call in each]
+
+    @contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        """Ask nothing of a server that is gone, and keep the error of one that goes."""
         if self.provider.failed:
             raise BtlibError(self.provider.failed)
-        settings = {**self.kwargs, **kwargs}
-        if settings.get("seed") is None and settings.get("rollout_id") is None and "request" not in kwargs:
-            kwargs["seed"] = 0
         try:
-            return super().__call__(prompt, messages=messages, **kwargs)
+            yield
         except errors.LMError as error:
             bad_prompt = isinstance(error, errors.LMInvalidRequestError)  # too long, say: the next one may do
             if not bad_prompt or isinstance(error, errors.LMUnsupportedModelError):

@@ -1,5 +1,6 @@
 """An LM on a server: Π by HTTP alone, Θ trained here and handed over; against a stand-in, and `transformers serve`."""
 
+import asyncio
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from dataclasses import replace
 import dspy
 import httpx
 import pytest
+from dspy.utils.exceptions import LMError
 from fakes import reply, write_gsm8k
 from lm_fixtures import random_adapter, tiny_lm_folder
 from run_fixtures import data_folder
@@ -18,13 +20,12 @@ from servers import serve
 
 from btlib.__main__ import main
 from btlib.errors import BtlibError
-from btlib.steps.evaluation import vanilla_state
 from btlib.lm import ForgivingChatAdapter, load_lm, server
 from btlib.lm.server import Server, ServerProvider
-from btlib.steps.prompts import optimize_prompts
 from btlib.presets import Split, load_preset
-from btlib.runs.run import execute, make_spec
-from btlib.tasks import load_task
+from btlib.runs import execute, make_spec
+from btlib.steps import optimize_prompts, vanilla_state
+from btlib.tasks import load_task, split_for
 
 ROWS = [{"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "12"}]} for i in range(4)]
 
@@ -90,15 +91,56 @@ def test_prompts_need_http_only(cache, tmp_path):
     with serve(StandIn("some/lm")) as http:
         lm = load_lm("openai/some/lm", preset, api_base=http.url)  # /v1 is added
         write_gsm8k(tmp_path, 24, 12, 24)
-        task = load_task("gsm8k", tmp_path, preset.split("gsm8k"))
-        state, record = optimize_prompts(vanilla_state(task, lm), task, preset, 0)
+        task = load_task("gsm8k", tmp_path, split_for(preset, "gsm8k"))
+        state, record = optimize_prompts(vanilla_state(task, lm), task, preset)
         assert record.kept > 0 and state.program.predictors()[0].demos
         assert record.lm_calls > 0 and record.tokens_in == 20 * record.lm_calls
         asked = [given for _, path, given in http.asked if path == "/v1/chat/completions"]
     assert all(given["model"] == "some/lm" and given["temperature"] in (0.1, 1.0) for given in asked)
     assert all(isinstance(given["seed"], int) for given in asked)
     assert {given["top_p"] for given in asked} == {preset.top_p}
-    assert not lm.provider.failed
+    assert not lm.failed
+
+
+def seeds(http) -> list[int]:
+    return [given["seed"] for _, path, given in http.asked if path == "/v1/chat/completions"]
+
+
+def test_every_request_carries_a_seed_and_rollouts_their_own(cache):
+    with serve(StandIn("some/lm")) as http:
+        lm = load_lm("openai/some/lm", api_base=http.url).copy(cache=False)
+        lm("1 2"), lm("1 2", seed=7), lm("1 2", rollout_id=1), lm("1 2", rollout_id=2)
+        assert len(lm("1 2", n=3)) == 3
+        told = seeds(http)
+        assert told[:2] == [0, 7] and len(set(told)) == len(told) == 7
+
+        async def all_again():
+            for more in ({}, {"seed": 7}, {"rollout_id": 1}, {"rollout_id": 2}, {"n": 3}):
+                await lm.acall("1 2", **more)
+
+        asyncio.run(all_again())
+        assert seeds(http) == told * 2
+        assert lm.counters() is None
+        assert lm.server() == {"url": f"{http.url}/v1", "model": "some/lm", "lists": ["some/lm"]}
+
+
+@pytest.mark.parametrize("call", [lambda lm: lm("1 2"), lambda lm: asyncio.run(lm.acall("1 2"))])
+def test_a_server_that_is_gone_is_noted_and_asked_no_more(cache, call, monkeypatch):
+    monkeypatch.setattr(server, "RETRIES", 0)
+    stand_in = StandIn("some/lm")
+    with serve(stand_in) as http:
+        lm = load_lm("openai/some/lm", api_base=http.url).copy(cache=False)
+        call(lm)
+        assert lm.failed == ""
+        stand_in.down = True
+        with pytest.raises(LMError, match="out of order"):
+            call(lm)
+        assert "out of order" in lm.failed and lm.copy().failed == lm.failed
+        asked = len(http.asked)
+        stand_in.down = False
+        with pytest.raises(BtlibError, match="out of order"):
+            call(lm)
+        assert len(http.asked) == asked
 
 
 def test_inputs_that_cannot_work_are_one_line(cache, monkeypatch):
@@ -151,15 +193,17 @@ def test_weights_are_tuned_here_and_handed_to_the_server(cache, tmp_path):
         (load,) = stand_in.loads
         assert tuned.model == f"openai/{load['lora_name']}" != lm.model
         assert load["lora_path"] == str(cache / "adapters" / load["lora_name"])
-        assert lm.provider.reports[tuned.model].rows == 4 and (tmp_path / "adapter" / "adapter_config.json").exists()
-        assert lm.provider.engine.adapter_path(tuned.model) == tmp_path / "adapter"
+        assert tuned.training_report.rows == 4 and (tmp_path / "adapter" / "adapter_config.json").exists()
+        assert tuned.weights_folder == tmp_path / "adapter"
+        assert lm.training_report is None and lm.weights_folder is None
         with dspy.context(adapter=ForgivingChatAdapter()):
             program = dspy.Predict("question -> answer")
             program.set_lm(tuned)
             assert program(question="What is 8 plus 3?").answer == "11"
         assert http.asked[-1][2]["model"] == load["lora_name"]
         # Another process finds the adapter loaded already.
-        assert load_lm(name, adapter=tmp_path / "adapter", api_base=http.url).model == tuned.model
+        again = load_lm(name, adapter=tmp_path / "adapter", api_base=http.url)
+        assert again.model == tuned.model and again.weights_folder == tmp_path / "adapter"
         assert len(stand_in.loads) == 1
 
 
@@ -179,7 +223,7 @@ def test_a_server_that_takes_no_adapter_is_told_how_to_restart_and_nothing_is_tr
         monkeypatch.setattr(server, "train_lora", None)
         tuned = finetune(load_lm(name, api_base=http.url), tmp_path / "two" / "adapter")
     assert tuned.model == f"openai/{place.name}"
-    assert tuned.provider.reports[tuned.model].rows == 4
+    assert tuned.training_report.rows == 4
     assert (tmp_path / "two" / "adapter" / "adapter_model.safetensors").is_file()
 
 
@@ -245,13 +289,21 @@ def test_a_server_that_goes_leaves_no_run(grid, tmp_path, monkeypatch):
 
 
 def test_a_grid_passes_the_servers_url_on(cache, monkeypatch, tmp_path, capsys):
-    for name in server.VARIABLES:
-        monkeypatch.setenv(name, "")
+    passed = []
+
+    def start(notebook, target, parameters, *_):
+        passed.append(parameters)
+        raise BtlibError("seen")
+
+    monkeypatch.setattr("btlib.grid.run.start_notebook", start)
+    before = dict(os.environ)
     with serve(StandIn("some/lm")) as http:
         grid = ["grid", "--preset", "smoke", "--tasks", "iris", "--runs", str(tmp_path), "--api-base", http.url]
         assert main([*grid, "--models", "openai/other"]) == 2  # asked before anything runs
-        assert "it lists some/lm" in capsys.readouterr().err
-    assert os.environ["BTLIB_API_BASE"] == http.url and not list(tmp_path.rglob("run.json"))
+        assert "it lists some/lm" in capsys.readouterr().err and not passed
+        assert main([*grid, "--models", "openai/some/lm"]) == 2 and "seen" in capsys.readouterr().err
+    assert [parameters["API_BASE"] for parameters in passed] == [http.url]
+    assert dict(os.environ) == before and not list(tmp_path.rglob("run.json"))
 
 
 @pytest.mark.slow
@@ -287,8 +339,8 @@ def test_prompts_are_optimized_on_transformers_serve(cache, tmp_path):
         task = load_task("iris", "mini", iris)
         lm = load_lm(f"openai/{folder}", preset, api_base=url)
         lm.provider.engine.check()
-        state, record = optimize_prompts(vanilla_state(task, lm), task, preset, 0)
-        assert record.lm_calls > 0 and record.tokens_in > 0 and record.tokens_out > 0 and not lm.provider.failed
+        state, record = optimize_prompts(vanilla_state(task, lm), task, preset)
+        assert record.lm_calls > 0 and record.tokens_in > 0 and record.tokens_out > 0 and not lm.failed
         assert len(record.validation_scores) == 4 and len(state.program.predictors()) == 1
         with pytest.raises(BtlibError, match="takes no adapter while it runs"):
             lm.provider.engine._load("some-adapter", _adapter(tmp_path))

@@ -14,7 +14,7 @@ from btlib.lm import ForgivingChatAdapter, load_lm
 from btlib.lm.chat import Chat
 from btlib.lm.known import KNOWN, Shape
 from btlib.presets import Preset, Split
-from btlib.steps.strategies import run_strategy
+from btlib.steps import STEPS, vanilla_state
 from btlib.tasks import Task
 from btlib.tasks.gsm8k import CoTProgram
 
@@ -30,6 +30,7 @@ TALK = [
 ]
 PRESET = Preset(
     name="stand-in",
+    dtype="float32",
     splits={"gsm8k": Split(train=6, dev=1, test=2, bootstrap=3, validation=3)},
     max_bootstrapped_demos=1,
     max_labeled_demos=2,
@@ -131,17 +132,20 @@ def test_prompts_weights_and_both_on_a_stand_in(name, tmp_path, monkeypatch):
         return bool(pred.answer) and example.question != unlucky
 
     task = Task("gsm8k", "mini", CoTProgram, examples[:6], examples[6:7], examples[6:], metric)
-    vanilla, p, pw, pwp = run_strategy(task, lm, "p -> w -> p", PRESET, 0, tmp_path / "pwp")
-    *_, w = run_strategy(task, lm, "w", PRESET, 0, tmp_path / "w")
-    demos = [len(prefix.state.program.predictors()[0].demos) for prefix in (vanilla, p, pw, pwp, w)]
-    assert demos[0] == demos[2] == demos[4] == 0 and len(p.record.validation_scores) == 4
-    assert vanilla.state.lm.model == p.state.lm.model == lm.model
-    for tuned, where in ((pw, "pwp/p-w"), (w, "w/w")):
-        assert tuned.state.lm.model.startswith(f"{lm.model}+")
-        assert (tuned.record.kept, tuned.record.total, tuned.record.training_rows) == (5, 6, 5)
+    vanilla = vanilla_state(task, lm)
+    p, p_record = STEPS["p"].run(vanilla, task, PRESET, tmp_path / "p")
+    pw, pw_record = STEPS["w"].run(p, task, PRESET, tmp_path / "pw")
+    pwp, pwp_record = STEPS["p"].run(pw, task, PRESET, tmp_path / "pwp")
+    w, w_record = STEPS["w"].run(vanilla, task, PRESET, tmp_path / "w")
+    demos = [len(state.program.predictors()[0].demos) for state in (vanilla, p, pw, pwp, w)]
+    assert demos[0] == demos[2] == demos[4] == 0 and len(p_record.validation_scores) == 4
+    assert vanilla.lm.model == p.lm.model == lm.model
+    for tuned, record, where in ((pw, pw_record, "pw"), (w, w_record, "w")):
+        assert tuned.lm.model.startswith(f"{lm.model}+")
+        assert (record.kept, record.total, record.training_rows) == (5, 6, 5)
         weights = load_file(tmp_path / where / "adapter" / "adapter_model.safetensors")
         assert any(tensor.abs().sum() > 0 for key, tensor in weights.items() if "lora_B" in key)
     # The last search ran on the tuned weights, and on no others.
-    assert pwp.state.lm.model == pw.state.lm.model and pwp.record.lm_calls > 0
+    assert pwp.lm.model == pw.lm.model and pwp_record.lm_calls > 0
     calls = lm.engine.counters()["by_model"]
-    assert calls[pw.state.lm.model] >= pwp.record.lm_calls
+    assert calls[pw.lm.model] >= pwp_record.lm_calls
