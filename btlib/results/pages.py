@@ -24,17 +24,14 @@ from pathlib import Path
 import pandas as pd
 
 from btlib.errors import BtlibError, unknown
-from btlib.results.gains import PROMPTS, WEIGHTS, paired_interval
+from btlib.results.gains import BOTH, FIVE, best_of, best_strategy, paired_interval, pairs, says
 from btlib.results.plots import sized
 from btlib.results.samples import load_sample
-from btlib.results.tables import CELL, label_of, score_table, summarize, tasks_in, title_of_task
+from btlib.results.tables import CELL, as_series, label_of, score_table, summarize, tasks_in, title_of_task
 from btlib.steps.strategies import VANILLA
 from btlib.support.paths import data_dir, notebooks_dir
 
 Results = tuple[pd.DataFrame, pd.DataFrame]  # the runs, and the verdicts on test items
-ONE_KIND = ("", *PROMPTS, *WEIGHTS)
-BOTH = ("p -> w", "w -> p", "p -> w -> p")
-SAMPLES = 2000  # resamples behind a lead's interval
 _BLOCK = re.compile(r"<!-- (\w+): ([^\n]*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -43,8 +40,9 @@ def name_of(strategy: str) -> str:
     return label_of(strategy) if strategy else VANILLA
 
 
-def score_block(cells: pd.DataFrame, items: pd.DataFrame, runs: pd.DataFrame) -> str:
+def score_block(runs: pd.DataFrame, items: pd.DataFrame) -> str:
     """Return scores with intervals as a Markdown table, the best of each column bold, and a line on what they are."""
+    cells = summarize(runs, items)
     preset = cells["preset"].iloc[0]
     texts = score_table(cells, intervals=True)
     best = cells.groupby(["model", "task"])["score"].max().round(1)
@@ -80,46 +78,38 @@ def made_line(cells: pd.DataFrame, runs: pd.DataFrame) -> str:
     )
 
 
-def _best(scores: pd.Series, strategies: tuple[str, ...]) -> tuple[str, float] | None:
-    found = scores[scores.index.isin(strategies)].dropna()
-    return (str(found.idxmax()), float(found.max())) if len(found) else None
-
-
-def lead_block(cells: pd.DataFrame, items: pd.DataFrame, runs: pd.DataFrame) -> str:
+def lead_block(runs: pd.DataFrame, items: pd.DataFrame) -> str:
     """Return a sentence for each LM and task: does the best strategy with both kinds of steps lead the best other one?
 
-    The interval pairs test items over the strategies and picks the best of each group anew in every resample. "Level"
-    is a lead whose interval holds 0.
+    The interval is that of `paired_interval`, with seeds and test items drawn anew.
     """
-    lines = []
+    cells, lines = summarize(runs), []
+    scores, several = as_series(cells), cells["model"].nunique() > 1
     for task in tasks_in(cells):
         for model in dict.fromkeys(cells["model"]):
-            mine = cells[(cells["task"] == task) & (cells["model"] == model)].set_index("strategy")["score"]
-            both, one = _best(mine, BOTH), _best(mine, ONE_KIND)
-            title = title_of_task(task, cells["preset"].iloc[0])
-            head = f"* **{title}" + (f", {model}" if cells["model"].nunique() > 1 else "") + "**: "
-            if not both or not one:
+            head = f"* **{title_of_task(task, cells['preset'].iloc[0])}{f', {model}' if several else ''}**: "
+            best, other = (best_strategy(scores, model, task, group) for group in (BOTH, FIVE))
+            if best is None or other is None:
                 lines.append(head + "no score on one of the two sides.")
                 continue
-            low, high = paired_interval(items, model, task, ONE_KIND, SAMPLES, 0)
-            lead = both[1] - one[1]
-            said = "better together" if low > 0 else "not better together" if high < 0 else "level"
+            low, high = paired_interval(items, model, task, FIVE, draw="seeds and items")
+            has, had = scores[(model, task, best)], scores[(model, task, other)]
             lines.append(
-                f"{head}{said}. {name_of(both[0])} has {both[1]:.1f}%, {name_of(one[0])}, the best of the five others, "
-                f"{one[1]:.1f}%: {lead:+.1f} points ({low:+.0f} to {high:+.0f})."
+                f"{head}{says(low, high)}. {name_of(best)} has {has:.1f}%; {name_of(other)}, the best of the five "
+                f"others, has {had:.1f}%. The lead is {has - had:+.1f} points ({low:+.0f} to {high:+.0f})."
             )
     return "\n".join(lines)
 
 
-def win_block(cells: pd.DataFrame, items: pd.DataFrame, runs: pd.DataFrame) -> str:
+def win_block(runs: pd.DataFrame, items: pd.DataFrame) -> str:
     """Return in how many pairs of LM and task a strategy with both kinds of steps has the best mean."""
-    pairs = [group.set_index("strategy")["score"] for _, group in cells.groupby(["model", "task"])]
-    found = [(_best(scores, BOTH), _best(scores, ONE_KIND)) for scores in pairs]
-    wins = sum(bool(both and one and round(both[1], 1) > round(one[1], 1)) for both, one in found)
-    return f"A strategy with both kinds of steps has the best mean in {wins} of {len(pairs)} pairs of LM and task."
+    scores = as_series(summarize(runs))
+    found = [(best_of(scores, *pair, BOTH), best_of(scores, *pair, FIVE)) for pair in pairs(scores)]
+    wins = sum(round(both, 1) > round(five, 1) for both, five in found)
+    return f"A strategy with both kinds of steps has the best mean in {wins} of {len(found)} pairs of LM and task."
 
 
-BLOCKS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, pd.DataFrame], str]] = {
+BLOCKS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], str]] = {
     "table": score_block,
     "leads": lead_block,
     "wins": win_block,
@@ -148,7 +138,7 @@ def block(kind: str, wanted: str, read: Callable[[str], Results] = sample) -> st
             raise unknown("LM or task", strange[0], [*runs["model"].unique(), *runs["task"].unique()])
         if chosen:
             runs, items = (table[table[column].isin(chosen)] for table in (runs, items))
-    return BLOCKS[kind](summarize(runs, items), items, runs)
+    return BLOCKS[kind](runs, items)
 
 
 def filled(text: str, read: Callable[[str], Results] = sample) -> str:

@@ -50,11 +50,12 @@ def test_the_best_score_of_a_column_is_bold_a_tie_twice_and_a_dash_stays_a_dash(
 
 @pytest.mark.parametrize(
     ("right", "said", "points"),
-    [(90, "better together", "+49.0"), (42, "level", "+1.0"), (12, "not better together", "-29.0")],
+    [(90, "both better", "+49.0"), (42, "undecided", "+1.0"), (12, "one kind better", "-29.0")],
 )
 def test_a_lead_is_told_by_its_interval(right, said, points):
     line = block("leads", "laptop pocket", lambda preset: results({"p -> w": right}))
-    assert line.startswith(f"* **Iris**: {said}. Π→Θ has {right}.0%, Π→Π, the best of the five others, 41.0%: {points}")
+    assert line.startswith(f"* **Iris**: {said}. Π→Θ has {right}.0%; Π→Π, the best of the five others, has 41.0%.")
+    assert f"The lead is {points} points (" in line
 
 
 def test_names_after_the_preset_choose_lms_and_tasks():
