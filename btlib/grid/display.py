@@ -154,7 +154,7 @@ def dry_run(specs: Sequence[RunSpec], stored: set[RunSpec]) -> str:
     whole = total(todo)
     lines.append(f"{'':>4}  {'total':<{wide}} {row(whole)}")
     lines.append(
-        "Every trace is taken as correct, no answer as cached; lengths of texts are assumptions (btlib/estimate.py)."
+        "Every trace is taken as correct, no answer as cached; lengths of texts are assumptions (btlib/tasks)."
     )
     if speed:
         lines += [

@@ -101,6 +101,7 @@ def _row(path: Path) -> dict:
     row |= {
         "test_seconds": _total(test.get("seconds", 0.0)),
         "date": run.get("date"),
+        "machine": (run.get("machine") or {}).get("cpu"),
         "commit": run.get("commit"),
         "folder": str(path.parent),
     }
