@@ -53,11 +53,16 @@ def gpu() -> tuple[float, int] | None:
 
 
 def cpu_name() -> str:
-    """Return the CPU's name, as far as the system tells it."""
+    """Return the CPU's name, as far as the system tells it; on Linux with its family and model, since clouds give
+    several kinds of CPU one name: "AMD EPYC (family 25, model 17)".
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    found = dict(reversed([tuple(map(str.strip, line.split(":", 1))) for line in lines if ":" in line]))
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    kind = f" (family {found['cpu family']}, model {found['model']})" if {"cpu family", "model"} <= set(found) else ""
+    return found["model name"] + kind
 
 
 def machine() -> dict[str, object]:

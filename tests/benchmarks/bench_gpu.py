@@ -2,8 +2,9 @@
 
 A random-weight LM of a known shape (Llama 3 8B unless told otherwise) answers GSM8K-sized requests through the engine,
 taking turns with transformers' `generate` on a left-padded batch of the same requests, and is then tuned with LoRA as
-in the paper. Prints a Markdown table: tokens per second, FLOP/s as btlib.grid.estimate counts them, peak memory, and what
-the paper's grid would take at that rate. Weights are random: answers mean nothing, and speed does not depend on them.
+in the paper. Prints a Markdown table: tokens per second, FLOP/s as btlib.grid.estimate counts them, peak memory, and
+what the paper's grid would take at that rate. Weights are random: answers mean nothing, and speed does not depend on
+them.
 """
 
 from __future__ import annotations
