@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import dspy
 import pytest
+from run_fixtures import store
 
 from btlib.errors import BtlibError
 from btlib.presets import PRESETS, load_preset
 from btlib.runs import RunSpec, execute, make_spec, read_run
 from btlib.runs.provenance import settings
-from btlib.support.files import whole_folder, write_json
+from btlib.support.files import whole_folder
 from btlib.tasks import default_tasks, preset_for
 
 
@@ -25,14 +26,6 @@ def spec(strategy: str, seed: int = 0, **changes: object) -> RunSpec:
 
 def stored(runs) -> set[str]:
     return {path.parent.name for path in runs.rglob("run.json")}
-
-
-def store(run_of: RunSpec, runs, **more: object) -> None:
-    """Write the run.json of a run that was not computed."""
-    folder = run_of.folder(runs)
-    folder.mkdir(parents=True, exist_ok=True)
-    head = {"spec": run_of.to_dict(), "score": 50.0, "status": "ok", "steps": [], "evaluation": None}
-    write_json(folder / "run.json", head | {"settings": settings(run_of) | more})
 
 
 def test_a_run_leaves_every_prefix_and_what_the_issue_asks_for(world, tmp_path):
