@@ -1,12 +1,13 @@
 """Execute notebooks in place, as they are committed: `python tests/execute_notebooks.py [NAME.ipynb ...]`, default all.
 
-Outputs and execution counts are kept, timings and machine metadata are not. A notebook whose outputs hold a path of
-this machine, an error or stderr is reported, and the exit status is then 1. Prints the seconds each one took.
+Outputs and execution counts are kept, timings, machine metadata and memory addresses are not. A notebook whose outputs
+hold a path of this machine or stderr is reported, and the exit status is then 1. Prints the seconds each one took.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -32,7 +33,12 @@ def tidy(cell: nbformat.NotebookNode) -> list[str]:
         else:
             outputs.append(output)
     cell.outputs = outputs
-    texts = [o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in outputs]
+    texts = []
+    for output in outputs:
+        data = output.get("data", {})
+        for kind in [kind for kind in data if kind.startswith("text/")]:
+            data[kind] = re.sub(r" at 0x[0-9a-f]+>", ">", data[kind])  # another one in each process
+        texts += [output.get("text", ""), *(data[kind] for kind in data if kind.startswith("text/"))]
     found = [f"path in output: {s}" for text in texts for s in SUSPECT if s in text]
     found += [f"stderr: {o.text[:200]}" for o in outputs if o.output_type == "stream" and o.name == "stderr"]
     return found

@@ -1,9 +1,10 @@
-"""The grid's last act: notebooks/06_results.ipynb executed on its runs, and the results table for the terminal."""
+"""The grid's last act: notebooks/06_results.ipynb executed on its runs, one page of its results, and the table for the
+terminal.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -32,28 +33,52 @@ def results_text(folder: Path) -> str:
 
 
 def make_report(runs_dir: Path, preset: str, notebook: Path | None = None) -> tuple[Path, str]:
-    """Execute the results notebook into runs/<preset>/report.ipynb, and report.html beside it; return its path and an
-    error ("" when all went well).
+    """Execute the results notebook on runs/<preset> into its report.ipynb; return its path and an error ("" when all
+    went well).
+
+    The notebook appears when it is whole. One that fails is kept as report.failed.ipynb, and a report of before stays.
     """
     target = runs_dir / preset / "report.ipynb"
+    failed = target.with_name("report.failed.ipynb")
     with tempfile.TemporaryDirectory(prefix="btlib-") as name:
         scratch = Path(name)
         parameters = {"RUNS": str(runs_dir.resolve()), "PRESET": preset}
         process = start_notebook(
-            notebook or notebooks_dir() / REPORT_NOTEBOOK, target, parameters, kernel_folder(scratch), scratch
+            notebook or notebooks_dir() / REPORT_NOTEBOOK,
+            scratch / "report.ipynb",
+            parameters,
+            kernel_folder(scratch),
+            scratch,
         )
         try:
             code = process.wait()
         finally:
             stop_notebook(process)
         if code:
-            return target, last_error(scratch / "log", code)
+            if (scratch / "report.ipynb").exists():
+                _move(scratch / "report.ipynb", failed)
+            return failed, last_error(scratch / "log", code)
+        _move(scratch / "report.ipynb", target)
+        failed.unlink(missing_ok=True)  # of an earlier try
     return target, ""
 
 
+def _move(source: Path, target: Path) -> None:
+    """Move a file to another file system in one step: what is seen under the target's name is whole."""
+    beside_it = target.with_name(f".{target.name}.tmp")
+    shutil.move(source, beside_it)
+    beside_it.replace(target)
+
+
 def to_html(notebook: Path) -> Path | None:
-    """Write a notebook as one HTML page beside it; None when nbconvert cannot, which costs no result."""
-    run = [sys.executable, "-m", "nbconvert", "--to", "html", "--log-level", "ERROR", str(notebook)]
-    done = subprocess.run(run, capture_output=True, stdin=subprocess.DEVNULL)
-    page = notebook.with_suffix(".html")
-    return page if done.returncode == 0 and page.exists() else None
+    """Write an executed results notebook as one page beside it, report.html; None when that fails, which costs no
+    result.
+    """
+    from btlib.grid.page import write_page
+
+    title = f"Prompts, weights, or both? Results of preset {notebook.parent.name}"
+    foot = f"Made from {REPORT_NOTEBOOK} by btlib report; {notebook.name} in the folder of the runs has the code."
+    try:
+        return write_page(notebook, notebook.with_suffix(".html"), title, foot)
+    except (OSError, ValueError, KeyError):
+        return None

@@ -178,7 +178,10 @@ def answer(cells: pd.Series, table: pd.DataFrame) -> list[str]:
     best mean and the paper's expectation. A pair without an interval is not counted.
     """
     lines = []
-    for name, words in (("best of Θ, Θ→Θ", "weights alone"), ("best of Π, Π→Π", "prompts alone")):
+    for name, words, one in (
+        ("best of Θ, Θ→Θ", "weights alone", "weight"),
+        ("best of Π, Π→Π", "prompts alone", "prompt"),
+    ):
         rows = table[(table["over"] == name) & table["low"].notna()]
         found = [says(row.low, row.high) for row in rows.itertuples()]
         ahead, behind, n = found.count("both better"), found.count("one kind better"), len(found)
@@ -187,9 +190,10 @@ def answer(cells: pd.Series, table: pd.DataFrame) -> list[str]:
             continue
         word = "yes" if ahead == n else "in part" if ahead else "no" if behind else "not shown"
         lines.append(
-            f"Better than {words}? {word.capitalize()}: the best strategy with both kinds of steps leads the "
-            f"{name} by more than chance in {ahead} of {_pairs(n)}, trails in {behind}, and {n - ahead - behind} "
-            f"are undecided; the leads go from {rows['points'].min():+.1f} to {rows['points'].max():+.1f} points."
+            f"Better than {words}? {word.capitalize()}: the best strategy with both kinds of steps leads the best one "
+            f"with {one} steps alone by more than chance in {ahead} of {_pairs(n)}, trails in {behind}, and "
+            f"{n - ahead - behind} are undecided; the leads go from {rows['points'].min():+.1f} to "
+            f"{rows['points'].max():+.1f} points."
         )
     contest = three_against_five(cells).dropna(subset="its score")
     wins = (contest[[label_of(s) for s in BOTH]].max(axis=1) > 0).sum()

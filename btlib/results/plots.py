@@ -22,7 +22,7 @@ from btlib.tasks import registry
 
 # Okabe and Ito's palette. A hue says which kinds of steps a strategy has: eight strategies need no eight colours.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
-KINDS = {"vanilla": GREY, "prompts only (Π)": BLUE, "weights only (Θ)": ORANGE, "both": GREEN}
+KINDS = {"vanilla": GREY, "prompts alone (Π)": BLUE, "weights alone (Θ)": ORANGE, "both": GREEN}
 STYLE = {
     "figure.dpi": 110,
     "font.size": 10,
@@ -45,7 +45,7 @@ def use_style() -> None:
 def kind(strategy: str) -> str:
     """Return which kinds of steps a strategy has, a key of KINDS."""
     has_p, has_w = "p" in strategy, "w" in strategy
-    return "both" if has_p and has_w else "prompts only (Π)" if has_p else "weights only (Θ)" if has_w else "vanilla"
+    return "both" if has_p and has_w else "prompts alone (Π)" if has_p else "weights alone (Θ)" if has_w else "vanilla"
 
 
 def kind_of_label(label: str) -> str:
@@ -86,7 +86,7 @@ def score_panels(cells: pd.DataFrame, published: pd.Series | None = None) -> plt
                         (ticks,) = axes.plot(scores.mean(), y, "|", color="black", markersize=10, markeredgewidth=1.5)
             name = title_of_task(task, preset) + ("" if len(models) == 1 else f", {sized(model)}")
             axes.set(title=name, xlim=(-2, 102), yticks=range(len(shown)))
-            axes.set_yticklabels([label_of(s) for s in shown])
+            axes.set_yticklabels([label_of(s) if s else "vanilla" for s in shown])
     for axes in panels[-1]:
         axes.set_xlabel("test score (%)")
     panels[0][0].invert_yaxis()
