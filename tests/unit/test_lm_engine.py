@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import random
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import dspy
 import pytest
@@ -30,8 +30,8 @@ from btlib.lm.checkpoint import check
 from btlib.lm.engine.engine import Engine
 from btlib.lm.engine.lanes import DecodePass, Job
 from btlib.lm.engine.memory import Budget, budget, token_bytes
-from btlib.lm.registry import load_lm
 from btlib.lm.engine.scheduler import Scheduler
+from btlib.lm.registry import load_lm
 
 SYSTEMS = ["Answer the question. " * 4, "All interactions will be structured in the following way. " * 3, "Be brief."]
 
@@ -54,12 +54,6 @@ def answers(engine: Engine, requests: list[Request], threads: int = 32) -> list[
         return [response.message.text for response in pool.map(engine.complete, requests)]
 
 
-def generated(model, engine: Engine, system: str, user: str, new: int = 24) -> str:
-    ids, _ = engine.chat.encode([{"role": "system", "content": system}, {"role": "user", "content": user}])
-    out = model.generate(torch.tensor([ids]), max_new_tokens=new, do_sample=False)[0, len(ids) :].tolist()
-    return engine.chat.decode(out)
-
-
 def recorded(monkeypatch) -> dict[Job, list[torch.Tensor]]:
     """Return a dict that every engine fills from now on: the logits of each new token, by request."""
     seen: dict[Job, list[torch.Tensor]] = {}
@@ -74,6 +68,35 @@ def recorded(monkeypatch) -> dict[Job, list[torch.Tensor]]:
     return seen
 
 
+def as_generate(model, seen: dict[Job, list[torch.Tensor]]) -> int:
+    """Check that greedy answers are those of transformers' `generate`, and return how many there are.
+
+    The logits before each new token are the reference's up to rounding (a ten thousandth of the largest; millionths
+    were seen), and the token is the reference's best, or as good up to rounding. Answers without such a close call are
+    the same to the last token.
+    """
+    certain = 0
+    for job, rows in seen.items():
+        with torch.no_grad():
+            wanted = model(torch.tensor([job.ids + job.new])).logits[0, len(job.ids) - 1 : -1]
+        close = 1e-4 * wanted.abs().max()
+        assert torch.stack(rows).shape == wanted.shape and (torch.stack(rows) - wanted).abs().max() < close
+        best = wanted.topk(2).values.T
+        assert (wanted.gather(1, torch.tensor(job.new).unsqueeze(1)).squeeze(1) >= best[0] - 2 * close).all()
+        if (best[0] - best[1] > 2 * close).all():
+            out = model.generate(input_ids=torch.tensor([job.ids]), max_new_tokens=job.limit, do_sample=False)
+            assert out[0, len(job.ids) :].tolist() == job.new
+            certain += 1
+    assert certain >= len(seen) / 2
+    return len(seen)
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    """The same LM as transformers runs it."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny_lm_folder(tmp_path_factory.mktemp("lm"))
@@ -86,30 +109,27 @@ def engine(folder):
     engine.close()
 
 
-def test_greedy_is_what_generate_gives(engine, folder):
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    asked = conversations(16)
-    got = answers(engine, [request(engine, s, u, temperature=0.0) for s, u in asked])
-    assert got == [generated(reference, engine, s, u) for s, u in asked]
-    assert len(set(got)) > 8
+def test_greedy_is_what_generate_gives(engine, reference, monkeypatch):
+    seen = recorded(monkeypatch)
+    got = answers(engine, [request(engine, s, u, temperature=0.0) for s, u in conversations(16)])
+    assert as_generate(reference, seen) == 16
+    assert sorted(got) == sorted(engine.chat.decode(job.new) for job in seen) and len(set(got)) > 8
 
 
-def test_plain_attention_of_other_devices_gives_the_same(engine, folder, monkeypatch):
-    asked = [request(engine, s, u) for s, u in conversations(8)]
-    fused = answers(engine, asked)
+def test_plain_attention_of_other_devices_gives_the_same(folder, reference, monkeypatch):
     monkeypatch.setattr("btlib.lm.engine.attention._flash_cpu", lambda: None)
     other = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=8)
-    assert answers(other, asked) == fused
+    seen = recorded(monkeypatch)
+    answers(other, [request(other, s, u) for s, u in conversations(8)])
+    assert as_generate(reference, seen) == 8
     other.close()
 
 
-def test_a_prompt_without_shared_prefix_is_what_generate_gives(engine, folder):
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    short = Request(model=engine.model_id, messages=(Message.user("Ann"),), config=Config(max_tokens=24))
-    ids, prefix = engine.chat.encode([{"role": "user", "content": "Ann"}])
-    assert prefix < 16
-    out = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
-    assert engine.complete(short).message.text == engine.chat.decode(out)
+def test_a_prompt_without_shared_prefix_is_what_generate_gives(engine, reference, monkeypatch):
+    seen = recorded(monkeypatch)
+    asked = [(None, "Ann"), (None, ""), (None, "How many?")]  # of an empty one, the template's own tokens
+    answers(engine, [request(engine, *each) for each in asked])
+    assert as_generate(reference, seen) == 3 and not any(job.prefix_length for job in seen)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -160,7 +180,6 @@ def test_same_answers_with_hundreds_of_rows(tmp_path, monkeypatch):
 
 
 def test_adapters_in_one_batch_compute_what_peft_does(engine, folder, tmp_path, monkeypatch):
-    """Its logits and its `generate`; merged weights round otherwise than PEFT's sum, so a close call may differ."""
     from peft import PeftModel
 
     paths = [random_adapter(folder, tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
@@ -169,28 +188,20 @@ def test_adapters_in_one_batch_compute_what_peft_does(engine, folder, tmp_path, 
     asked = [request(engine, s, u, model=ids[i % 3]) for i, (s, u) in enumerate(conversations(12, seed=2))]
     answers(engine, asked)
     assert engine.scheduler.weights.nbytes > 0 and len(seen) == 12
-    logits, equal = {}, 0
     for model_id, path in zip(ids, [None, *paths], strict=True):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         model = model if path is None else PeftModel.from_pretrained(model, path)
-        for job, rows in seen.items():
-            if job.model_id == model_id:
-                out = model.generate(input_ids=torch.tensor([job.ids]), max_new_tokens=24, do_sample=False)
-                equal += out[0, len(job.ids) :].tolist() == job.new
-                with torch.no_grad():
-                    wanted = model(torch.tensor([job.ids + job.new])).logits[0, len(job.ids) - 1 : -1]
-                logits[job] = torch.stack(rows), wanted
-    assert len(logits) == 12 and equal >= 11
-    for got, wanted in logits.values():
-        assert got.shape == wanted.shape and (got - wanted).abs().max() < 1e-3 * wanted.abs().max()
+        own = {job: rows for job, rows in seen.items() if job.model_id == model_id}
+        assert as_generate(model, own) == 4
+    tuned = [job for job in seen if job.model_id != engine.model_id]
     base = answers(engine, [request(engine, s, u) for s, u in conversations(12, seed=2)])
-    assert len(set(base) - {engine.chat.decode(job.new) for job in logits}) >= 6
+    assert len({engine.chat.decode(job.new) for job in tuned} - set(base)) >= 6
 
 
 def test_merged_adapters_are_bounded_and_leave_the_base_alone(engine, folder, tmp_path):
     weights = engine.scheduler.weights
+    answers(engine, [request(engine, *c, max_tokens=1) for c in conversations(1)])
     before = {name: p.clone() for name, p in weights.model.named_parameters()}
-    answers(engine, [request(engine, *c) for c in conversations(1)])
     one = None
     for seed in range(4):
         model_id = engine.add_adapter(random_adapter(folder, tmp_path / str(seed), seed=10 + seed))
@@ -238,8 +249,8 @@ def test_rows_stay_within_their_bytes(folder, monkeypatch):
         advance(self, *arguments, **settings)
 
     monkeypatch.setattr(Scheduler, "_advance", watch)
+    together(monkeypatch, engine, engine.counters()["requests"] + len(asked))
     assert answers(engine, asked) == unbounded
-    # How many run at once also depends on when they arrive; what they take may never exceed the limit.
     assert 1 < max(rows for rows, _ in kept) < 16 and 0 < max(size for _, size in kept) <= limit
     engine.close()
 
@@ -253,13 +264,13 @@ def test_what_is_kept_is_a_share_of_the_free_memory(monkeypatch):
 
 def test_counters_count(folder):
     engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=4)
-    model_id = engine.model_id
+    model_id, begun = engine.model_id, time.perf_counter()
     responses = [engine.complete(request(engine, s, u)) for s, u in conversations(3)]
     counters = engine.counters()
     assert counters["requests"] == 3 and counters["by_model"] == {model_id: 3} and counters["failed"] == 0
     assert counters["tokens_in"] == sum(r.usage.input_tokens for r in responses)
     assert counters["tokens_out"] == sum(r.usage.output_tokens for r in responses)
-    assert 0 < counters["seconds"] < 60 and 0 < counters["occupancy"] <= 4
+    assert 0 < counters["seconds"] <= time.perf_counter() - begun and 0 < counters["occupancy"] <= 4
     engine.close()
 
 
@@ -296,6 +307,22 @@ def test_rollouts_and_n_give_other_samples(folder):
     assert first == lm("How many?")
     assert lm("How many?", rollout_id=1) == lm.copy(rollout_id=1)("How many?") != first
     assert len(set(lm("How many?", n=3))) == 3
+    assert lm("How many?", rollout_id=1, seed=3) != lm("How many?", rollout_id=2, seed=3)
+    assert len(set(lm("How many?", n=3, seed=3))) == 3
+
+
+def test_awaited_calls_are_the_same_rollouts(folder):
+    lm = load_lm(str(folder), device="cpu", dtype="float32").copy(temperature=2.0, max_tokens=12, cache=False)
+
+    async def ask(**settings):
+        return await lm.acall("How many?", **settings)
+
+    async def ask_all():
+        return await asyncio.gather(*(ask(rollout_id=rollout) for rollout in (1, 2, 3, 1)), ask(n=3), ask())
+
+    one, two, three, again, several, plain = asyncio.run(ask_all())
+    assert one == again and len({text for (text,) in (one, two, three, plain)}) == 4 and len(set(several)) == 3
+    assert one == lm("How many?", rollout_id=1) and several == lm("How many?", n=3) and plain == lm("How many?")
 
 
 def test_max_tokens_and_end_of_context(engine):
@@ -325,12 +352,7 @@ def test_prompt_longer_than_the_context_fails_alone(engine, folder):
         load_lm(str(folder), device="cpu", dtype="float32")("1 " * 600)
 
 
-def test_an_empty_prompt(engine, folder, monkeypatch):
-    """The template's own tokens are a prompt; where it has none, that is an error."""
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids, _ = engine.chat.encode([{"role": "user", "content": ""}])
-    out = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
-    assert engine.complete(request(engine, None, "")).message.text == engine.chat.decode(out)
+def test_a_template_that_makes_no_token_of_a_prompt_is_an_error(engine, monkeypatch):
     monkeypatch.setattr(engine.chat.tokenizer, "chat_template", "{{ messages[-1]['content'] }}")
     with pytest.raises(InvalidRequestError, match="the prompt is empty"):
         engine.complete(Request(model=engine.model_id, messages=(Message.user(""),), config=Config()))
@@ -390,7 +412,7 @@ def test_a_request_that_takes_too_long_is_given_up(folder, monkeypatch):
     assert all("no answer within 0.05 s" in str(future.exception()) for future in late)
     engine.timeout = None
     assert engine.complete(request(engine, "Be brief.", "Ann?")).message.text
-    assert engine.counters()["tokens_out"] < 40  # 24 of the last one: the work on the others stopped
+    assert engine.counters()["tokens_out"] < 24 + 240  # 24 of the last one: the work on 480 of the others stopped
     engine.close()
 
 
@@ -433,18 +455,19 @@ def test_close_fails_what_is_still_running(folder):
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(engine.complete, request(engine, *c, max_tokens=400)) for c in conversations(4)]
         while engine.counters()["requests"] < 4:
-            pass
+            time.sleep(0.001)
         engine.close()
         errors = [future.exception() for future in futures]
     assert all(isinstance(error, ProviderError) for error in errors if error) and any(errors)
 
 
-def test_equal_requests_in_flight_are_computed_once(folder):
+def test_equal_requests_in_flight_are_computed_once(folder, monkeypatch):
     engine = Engine(check("tiny", folder), device="cpu", dtype="float32", slots=8)
-    got = answers(engine, [request(engine, *conversations(1)[0], max_tokens=100)] * 6)
+    together(monkeypatch, engine, 6)
+    got = answers(engine, [request(engine, *conversations(1)[0], max_tokens=20)] * 6)
     counters = engine.counters()
     assert len(set(got)) == 1 and counters["requests"] == 6
-    assert counters["repeated"] >= 1 and counters["tokens_out"] < 6 * 100
+    assert counters["repeated"] == 5 and 0 < counters["tokens_out"] <= 20
     engine.close()
 
 
@@ -462,23 +485,17 @@ def test_one_engine_for_all_copies(folder):
     assert program.deepcopy().lm.engine is lm.engine
 
 
-def test_async_calls_work(folder):
-    import asyncio
-
-    lm = load_lm(str(folder), device="cpu", dtype="float32").copy(cache=False, max_tokens=8)
-    assert asyncio.run(lm.acall("How many?")) == lm("How many?")
-
-
 def test_a_program_can_end_while_requests_are_running(folder):
     """An engine thread that is alive at the interpreter's end would abort the process."""
     script = f"""
-import sys, threading, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+import threading, time
 from pathlib import Path
-from test_lm_engine import Engine, check, request
+from dspy.lm15 import Config, Message, Request
+from btlib.lm.checkpoint import check
+from btlib.lm.engine.engine import Engine
 engine = Engine(check("tiny", Path({str(folder)!r})), device="cpu", dtype="float32", slots=2)
-ask = lambda: engine.complete(request(engine, "Be brief.", "Ann?", max_tokens=480))
-threading.Thread(target=ask, daemon=True).start()
+request = Request(model=engine.model_id, messages=(Message.user("Ann?"),), config=Config(max_tokens=480))
+threading.Thread(target=engine.complete, args=(request,), daemon=True).start()
 while not engine.counters()["steps"]:
     time.sleep(0.01)
 """

@@ -69,8 +69,9 @@ def test_losses_and_gradients_are_those_of_the_rows_one_by_one(folder, shared):
     loss, wanted = pack.loss(packed), one_by_one(reference, rows)
     loss.backward()
     wanted.backward()
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
-    assert torch.allclose(gradients(packed), gradients(reference), rtol=1e-3, atol=1e-5)
+    got, wanted_gradients = gradients(packed), gradients(reference)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)  # a sum of positive numbers
+    assert torch.allclose(got, wanted_gradients, rtol=0, atol=1e-4 * wanted_gradients.abs().max().item())
 
 
 def test_every_target_is_predicted_once_from_the_token_before_it():
