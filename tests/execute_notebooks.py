@@ -47,7 +47,7 @@ def tidy(cell: nbformat.NotebookNode) -> list[str]:
 def execute(path: Path) -> list[str]:
     """Execute one notebook and write it back, by a temporary name; returns the complaints."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False).execute(cwd=str(path.parent))
+    NotebookClient(notebook, timeout=3600, kernel_name="python3", record_timing=False).execute(cwd=str(path.parent))
     complaints = [c for cell in notebook.cells if cell.cell_type == "code" for c in tidy(cell)]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -13,6 +13,7 @@ from btlib.results.plots import sized
 from btlib.results.tables import label_of, score_table, strategies_in, tasks_in, title_of_task
 
 VANILLA = "vanilla"
+JOINED = ",\u00a0"  # an interval is not broken between its ends
 
 
 def by_task(rows: pd.DataFrame) -> pd.DataFrame:
@@ -29,6 +30,7 @@ def scores_with_intervals(cells: pd.DataFrame) -> pd.DataFrame:
     table = score_table(cells, intervals=True)
     preset = cells["preset"].iloc[0]
     table.columns = pd.MultiIndex.from_tuples([(sized(m), title_of_task(t, preset)) for m, t in table.columns])
+    table = table.map(lambda text: text.replace(", ", JOINED))
     return table.rename(index={label_of(""): VANILLA}).rename_axis(None)
 
 
@@ -71,7 +73,7 @@ def _signed(points: float) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    return "" if pd.isna(low) else f" [{_signed(low)}, {_signed(high)}]"
+    return "" if pd.isna(low) else f" [{_signed(low)}{JOINED}{_signed(high)}]"
 
 
 def expectation(cells: pd.Series, preset: str = "") -> pd.DataFrame:

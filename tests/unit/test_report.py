@@ -198,7 +198,7 @@ def test_the_results_notebook_makes_a_page_of_a_grid_that_is_not_complete(runs):
     assert (error, notebook) == ("", runs / "smoke" / "report.ipynb")
     text = to_html(notebook).read_text(encoding="utf-8")
     assert_harmless(text)
-    assert "Better than prompts alone?" in text and "70.0 [48, 85]" in text and "import pandas" not in text
+    assert "Better than prompts alone?" in text and "70.0 [48,\u00a085]" in text and "import pandas" not in text
     assert text.index("Better than prompts alone?") < text.index("Eight strategies")
     assert not list((runs / "smoke").glob(".*")) and not (runs / "smoke" / "report.failed.ipynb").exists()
 
@@ -225,6 +225,6 @@ def test_leads_have_a_row_a_task_and_lm_and_no_negative_zero():
     ]
     table = layout.leads(pd.DataFrame(rows), "laptop")
     assert list(table.index) == ["Iris, m"]
-    assert table.loc["Iris, m", ("over prompts alone", "lead in points")] == "+10.0 [+0.0, +20.0]"
+    assert table.loc["Iris, m", ("over prompts alone", "lead in points")] == "+10.0 [+0.0,\u00a0+20.0]"
     assert table.loc["Iris, m", ("over weights alone", "best")] == "Θ 50.0"
     assert set(table.xs("so", axis=1, level=1).iloc[0]) == {"undecided"}
