@@ -24,7 +24,7 @@ from pandas.io.formats.style import Styler
 _LOOK = [
     {"selector": "", "props": "border-collapse: collapse; margin: 0.5em 0"},
     {"selector": "caption", "props": "caption-side: top; text-align: left; color: inherit; padding: 0.3em 0"},
-    {"selector": "caption b", "props": "font-size: 110%"},
+    {"selector": "caption b", "props": "font-size: 110%; white-space: nowrap"},
     {"selector": "th, td", "props": "text-align: left; vertical-align: top; padding: 0.25em 0.8em"},
     {"selector": "td", "props": "white-space: pre-wrap"},
     {"selector": "thead th", "props": "border-bottom: 1px solid currentColor; vertical-align: bottom"},
