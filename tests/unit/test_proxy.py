@@ -85,10 +85,9 @@ def test_a_socks_proxy_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("ALL_PROXY", "socks5://proxy.test:1080")
     with pytest.raises(BtlibError, match="cannot go through the proxy socks5://proxy.test:1080, only .* http://"):
         Server("openai/some/lm", "http://server.test/v1")
-    monkeypatch.setitem(__import__("sys").modules, "socksio", None)
-    with pytest.raises(
-        BtlibError, match=r"\(ALL_PROXY\) cannot be used \(.*socksio.*install `httpx\[socks\]`"
-    ) as caught:
+    monkeypatch.setitem(sys.modules, "socksio", None)  # not installed
+    said = r"\(ALL_PROXY\) cannot be used \(.*socksio.*install `httpx\[socks\]`"
+    with pytest.raises(BtlibError, match=said) as caught:
         ColBERT("http://server.test/", cache=tmp_path)
     assert "\n" not in str(caught.value)
 
