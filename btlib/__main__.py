@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from btlib.errors import BtlibError, unknown
 from btlib.presets import DEFAULT_PRESET, PRESETS
+from btlib.support.paths import at_home
+from btlib.support.text import say_anywhere
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         help="whole numbers; a seed shuffles the training set (default: the preset's)",
     )
     grid.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (default: ./runs)"
+        "--runs", type=at_home, default=Path("runs"), metavar="DIR", help="where runs are kept (default: ./runs)"
     )
     grid.add_argument(
         "--set",
@@ -92,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="make the report of a runs folder again")
     report.add_argument("--preset", default=DEFAULT_PRESET, help="whose runs (default: laptop)")
     report.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the runs folder (default: ./runs)"
+        "--runs", type=at_home, default=Path("runs"), metavar="DIR", help="the runs folder (default: ./runs)"
     )
     report.add_argument("--table", action="store_true", help="print the table only")
     report.set_defaults(run=run_report)
@@ -144,6 +146,7 @@ def run_pretrain(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 2 for an input that cannot work, with one line that says why."""
+    say_anywhere()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     tree = parser()
     try:

@@ -48,6 +48,17 @@ def installed(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def loaded() -> set[str]:
+    """Return the names of the packages of which this session has imported anything."""
+    modules = {name.partition(".")[0] for name in list(sys.modules)}
+    return {
+        name
+        for module, names in importlib.metadata.packages_distributions().items()
+        if module in modules
+        for name in names
+    }
+
+
 def wanted(pyproject: Path) -> list[str]:
     """Return btlib's dependencies without those that Colab has to keep."""
     with pyproject.open("rb") as file:
@@ -56,8 +67,13 @@ def wanted(pyproject: Path) -> list[str]:
 
 
 def install(root: Path, run: Callable[..., subprocess.CompletedProcess] = subprocess.run) -> None:
-    """Install btlib from a clone; RuntimeError with pip's last lines where that fails, or changed what is kept."""
+    """Install btlib from a clone; RuntimeError with pip's last lines where that fails, or names what must be loaded
+    anew: packages that Colab keeps, and those that the session has imported in another version than is there now.
+    """
     before = installed(KEPT)
+    # What was imported stays as it was until a restart, however often this cell runs: so the first look counts.
+    seen: dict[str, str] = vars(sys).setdefault("_btlib_imported", {})
+    seen |= installed(loaded()) | seen
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
         file.write("".join(f"{name}=={version}\n" for name, version in before.items()))
     pip = [sys.executable, "-m", "pip", "install", "-q"]
@@ -67,9 +83,13 @@ def install(root: Path, run: Callable[..., subprocess.CompletedProcess] = subpro
             last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
             raise RuntimeError(f"btlib could not be installed; pip says:\n{last}")
     importlib.invalidate_caches()
-    changed = {name: version for name, version in installed(KEPT).items() if before.get(name, version) != version}
+    watched = before | seen
+    changed = sorted(name for name, version in installed(watched).items() if watched[name] != version)
     if changed:
-        raise RuntimeError(f"pip changed {', '.join(changed)}; restart the session and run this cell again")
+        raise RuntimeError(
+            f"pip changed {', '.join(changed)}, of which this session holds another version; choose Runtime > Restart "
+            "session, and run this cell again"
+        )
 
 
 def gpu_line() -> str:

@@ -13,6 +13,7 @@ from btlib.presets import Preset, load_preset
 from btlib.runs.run import read_run
 from btlib.runs.spec import RunSpec
 from btlib.steps.strategies import STRATEGIES, parse_strategy
+from btlib.support.paths import at_home
 
 if TYPE_CHECKING:
     from btlib.grid.plan import RunGrid
@@ -39,7 +40,7 @@ def preset_of(options: argparse.Namespace) -> Preset:
 
 def resolved(place: str) -> str:
     """Return a path that exists in full, since runs work in a folder of their own; a URL or a name as it is."""
-    path = Path(place).expanduser()
+    path = at_home(place)
     return str(path.resolve()) if "://" not in place and path.exists() else place
 
 

@@ -7,6 +7,7 @@ installed, and talks over sockets in the file system, so that kernels started at
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -16,6 +17,10 @@ import tempfile
 import threading
 import uuid
 from pathlib import Path
+
+from btlib.errors import BtlibError
+from btlib.support.environment import run_environment
+from btlib.support.paths import short_name
 
 SKIPPED = "lesson"  # tag of the cells that teach and that the grid leaves out
 
@@ -38,10 +43,15 @@ def start_notebook(
 ) -> subprocess.Popen:
     """Start a process that executes a notebook, in a session of its own (Ctrl-C reaches only the grid), with its own
     folders and its share of the cores: `threads`, unless OMP_NUM_THREADS says another number.
+
+    What else of this process's environment it gets is decided in btlib.support.environment.
     """
-    env = os.environ | {
+    env = run_environment() | {
         "JUPYTER_PATH": str(folder),
+        "JUPYTER_CONFIG_DIR": str(scratch / "jupyter"),
+        "JUPYTER_DATA_DIR": str(scratch / "jupyter"),
         "JUPYTER_RUNTIME_DIR": str(scratch),
+        "IPYTHONDIR": str(scratch / "ipython"),  # no profile, no startup files
         "TMPDIR": str(scratch),  # the kernel is ended by a signal: what it leaves there goes with the scratch folder
         "DSPY_CACHEDIR": str(scratch / "dspy"),
         "BTLIB_PROGRESS": str(scratch / "progress"),
@@ -52,9 +62,10 @@ def start_notebook(
     }
     env.setdefault("OMP_NUM_THREADS", str(threads))
     job = json.dumps({"source": str(source), "target": str(target), "parameters": parameters, "skip": SKIPPED})
+    command = [sys.executable, "-P", "-m", "btlib.grid.kernels", job]  # -P: no btlib that lies in the present folder
     with (scratch / "log").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "btlib.grid.kernels", job],
+            command,
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -94,21 +105,40 @@ def run_notebook(source: Path, target: Path, parameters: dict, skip: str = "") -
     import papermill
     from jupyter_client.manager import AsyncKernelManager
 
+    check_parameters(source, parameters)
     extra = {"skip_cells_with_tag": skip} if skip else {}
-    runtime = Path(os.environ.get("JUPYTER_RUNTIME_DIR") or tempfile.gettempdir())
-    name = str(runtime / f"kernel-{uuid.uuid4().hex[:8]}.json")
-    if os.name == "posix" and len(name) < 100:  # a socket's path has at most 104 characters
-        extra["km"] = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=name)
-    papermill.execute_notebook(
-        str(source),
-        str(target),
-        parameters,
-        kernel_name="python3",
-        cwd=str(source.parent),
-        progress_bar=False,
-        start_timeout=180,
-        **extra,
-    )
+    with short_name(Path(os.environ.get("JUPYTER_RUNTIME_DIR") or tempfile.gettempdir()), 75) as runtime:
+        if os.name == "posix":
+            name = str(runtime / f"kernel-{uuid.uuid4().hex[:8]}.json")
+            extra["km"] = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=name)
+        papermill.execute_notebook(
+            *(str(path).replace("{", "{{").replace("}", "}}") for path in (source, target)),  # to it, format strings
+            parameters,
+            kernel_name="python3",
+            cwd=str(source.parent),
+            progress_bar=False,
+            start_timeout=180,
+            **extra,
+        )
+
+
+def check_parameters(source: Path, parameters: dict) -> None:
+    """Refuse a notebook whose own values would win over the parameters: without a cell that is tagged `parameters`
+    and names them all, papermill puts its cell first, and the defaults come after it.
+    """
+    import nbformat
+
+    cells = [cell for cell in nbformat.read(source, 4).cells if cell.cell_type == "code"]
+    tagged = next((cell for cell in cells if "parameters" in cell.metadata.get("tags", ())), None)
+    if not parameters:
+        return
+    if tagged is None:
+        raise BtlibError(f"{source} has no cell tagged `parameters`; tag the cell that gives {', '.join(parameters)}")
+    names = [node for node in ast.walk(ast.parse(tagged.source)) if isinstance(node, ast.Name)]
+    given = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    missing = [name for name in parameters if name not in given]
+    if missing:
+        raise BtlibError(f"{source}: the cell tagged `parameters` does not give {', '.join(missing)}; add defaults")
 
 
 def stop_with_children(status: int) -> None:

@@ -20,7 +20,7 @@ from btlib.presets import PRESETS
 from btlib.runs.run import read_run
 from btlib.runs.spec import RunSpec
 from btlib.support import machine
-from btlib.support.paths import notebooks_dir
+from btlib.support.paths import notebooks_dir, short_name
 
 RUN_NOTEBOOK = "05_bettertogether.ipynb"
 
@@ -38,8 +38,8 @@ def run_grid(
     jobs = {spec: Job(spec) for spec in specs}
     for job in jobs.values():  # settings that differ end the grid here, before anything has run
         _read_stored(job, runs_dir, watch)
-    with tempfile.TemporaryDirectory(prefix="btlib-") as scratch:
-        folder = kernel_folder(Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="btlib-") as scratch, short_name(Path(scratch)) as place:
+        folder = kernel_folder(place)
         try:
             while any(j.state in ("waiting", "running") for j in jobs.values()):
                 _start_ready(jobs, workers, folder, notebook, runs_dir, watch)

@@ -13,7 +13,7 @@ import torch
 
 from btlib.errors import BtlibError, unknown
 from btlib.lm.known import HUB_NAME, KNOWN, POCKET, Known, known
-from btlib.support.paths import data_dir
+from btlib.support.paths import at_home, data_dir
 
 _FILES = ("*.json", "*.jinja", "tokenizer.model", "model*.safetensors")  # what decides an answer
 
@@ -49,7 +49,7 @@ def find(name: str) -> Checkpoint:
         if entry.name != POCKET and not folder.is_dir():
             raise BtlibError(f"LM {entry.name} is not in this copy: no folder {folder}; use {POCKET}, or put it there")
         return check(entry.name, folder)
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         return check(re.sub(r"[^\w.-]", "-", folder.resolve().name), folder)
     if HUB_NAME.fullmatch(name):
@@ -68,6 +68,7 @@ def check(name: str, folder: Path) -> Checkpoint:
     for what, patterns in wanted.items():
         if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
             raise BtlibError(f"LM folder {folder} has no {what}; save one there with save_pretrained")
+    _refuse_quantized(folder)
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -77,6 +78,24 @@ def check(name: str, folder: Path) -> Checkpoint:
                 f"LM folder {folder} lacks {len(missing)} of {len(shards)} files of weights; fetch it again"
             )
     return Checkpoint(name, folder)
+
+
+def _refuse_quantized(folder: Path) -> None:
+    """Refuse weights of 4 or 8 bits (GPTQ, AWQ, bitsandbytes, ...): neither the engine nor LoRA computes with them."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # said in full when the LM is loaded
+    parts = [part for part in (found, found.get("text_config")) if isinstance(part, dict)]
+    names = ("quantization_config", "quantization", "compression_config")  # the second is MLX's
+    made = next((part[name] for part in parts for name in names if part.get(name)), None)
+    if made is None and not any((folder / name).is_file() for name in ("quantize_config.json", "quant_config.json")):
+        return
+    kind = made.get("quant_method") or made.get("mode") if isinstance(made, dict) else None
+    raise BtlibError(
+        f"the weights in {folder} are quantized{f' ({kind})' if kind else ''}, which btlib neither generates with nor "
+        "tunes; take the checkpoint that they were made from, in bf16, fp16 or fp32"
+    )
 
 
 def _download(repository: str, entry: Known | None = None) -> Path:

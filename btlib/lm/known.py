@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from btlib.support.paths import data_dir
+from btlib.support.paths import at_home, data_dir
 
 POCKET = "pocket"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # <owner>/<name>
@@ -239,7 +239,7 @@ def shape_of(model: str) -> Shape | None:
     if entry:
         return entry.size
     try:
-        return Shape.of_folder(Path(model).expanduser())
+        return Shape.of_folder(at_home(model))
     except (OSError, KeyError, ValueError):
         return None
 
@@ -249,4 +249,4 @@ def on_hub(name: str) -> bool:
     entry = known(name)
     if entry:
         return bool(entry.repository)
-    return bool(HUB_NAME.fullmatch(name)) and not Path(name).expanduser().is_dir()
+    return bool(HUB_NAME.fullmatch(name)) and not at_home(name).is_dir()

@@ -29,6 +29,7 @@ from btlib.lm.provider import LoraProvider
 from btlib.search import public
 from btlib.support.files import whole_folder, write_json
 from btlib.support.paths import cache_dir, data_dir
+from btlib.support.proxy import client, go_directly, only_http_proxy, through
 
 if TYPE_CHECKING:
     from btlib.presets import Preset
@@ -37,6 +38,7 @@ PREFIX = "openai/"
 VARIABLES = ("BTLIB_API_BASE", "OPENAI_BASE_URL", "OPENAI_API_BASE")  # where a server's URL is looked for, in order
 LOAD = "/load_lora_adapter"
 RETRIES = 5  # of a request that failed for a moment, with growing pauses
+TOKENS = "max_completion_tokens"  # what DSPy calls the longest answer in its requests
 NOBODY = "btlib-no-such-lm"  # a server that answers under this name does not look at names
 
 
@@ -57,7 +59,8 @@ class Server:
         self.name = name.removeprefix(PREFIX)
         self.url = url.rstrip("/") if httpx.URL(url).path.strip("/") else f"{url.rstrip('/')}/v1"
         self.key = os.environ.get("OPENAI_API_KEY") or "none"
-        self._client = httpx.Client(timeout=timeout, headers={"Authorization": f"Bearer {self.key}"})
+        only_http_proxy(self.url)
+        self._client = client(self.url, timeout=timeout, headers={"Authorization": f"Bearer {self.key}"})
         self._adapters: dict[str, Path] = {}
 
     def __deepcopy__(self, memo: dict) -> Server:
@@ -70,7 +73,8 @@ class Server:
         except httpx.HTTPError as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise BtlibError(
-                f"no server answers at {public(self.url)} ({reason}); start it, or give another --api-base"
+                f"no server answers at {public(self.url)} ({reason}{through(self.url)}); start it, or give another "
+                "--api-base"
             ) from error
 
     def models(self) -> list[str]:
@@ -82,8 +86,8 @@ class Server:
             return []
 
     def _answers(self, name: str) -> httpx.Response:
-        hello = [{"role": "user", "content": "Hello"}]
-        return self._call("POST", "/chat/completions", {"model": name, "messages": hello, "max_tokens": 1})
+        body = {"model": name, "messages": [{"role": "user", "content": "Hello"}]}
+        return self._call("POST", "/chat/completions", body | {TOKENS: 1})
 
     def check(self) -> None:
         """Ask for one token; a server or LM that does not answer is a BtlibError that says what there is."""
@@ -92,7 +96,8 @@ class Server:
             names = ", ".join(self.models()[:8])
             raise BtlibError(
                 f"the server at {public(self.url)} does not answer as {self.name!r} ({answer.status_code}: "
-                f"{_line(answer)})" + (f"; it lists {names}" if names else "; check the name and OPENAI_API_KEY")
+                f"{_line(answer)}{through(self.url)})"
+                + (f"; it lists {names}" if names else "; check the name and OPENAI_API_KEY")
             )
 
     def knows(self, name: str) -> bool:
@@ -238,6 +243,7 @@ def load_server_lm(
     # DSPy would fetch a price list, and wait for it where there is no network; one's own server has no prices.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     server = Server(name, api_base or (preset.api_base if preset else None))
+    go_directly(server.url)
     return ServerLM(
         name if adapter is None else server.add_adapter(adapter),
         engine="lm15",

@@ -21,6 +21,7 @@ from pathlib import Path
 from btlib.errors import BtlibError
 from btlib.pocket.model import SIZES, make_model, share_spelling
 from btlib.support.files import write_json
+from btlib.support.paths import at_home
 
 LOG_EVERY, SAVE_SECONDS, SNAPSHOTS = 20, 240, 10
 GUESS_ROWS, READ_ROWS = 8, 8  # a step, over all processes
@@ -215,7 +216,7 @@ def run(args: argparse.Namespace) -> int:
     from btlib.pocket.tokenizer import build_tokenizer
 
     recipe = Recipe(args.size, args.seed, args.tokens, args.batch_tokens, args.processes, args.makers)
-    out = Path(args.out)
+    out = at_home(args.out)
     out.mkdir(parents=True, exist_ok=True)
     check_recipe(out, recipe)
     if not (out / "tokenizer.json").exists():

@@ -13,7 +13,7 @@ import pandas as pd
 
 from btlib.errors import BtlibError
 from btlib.results.tables import CELL, label_of, load_items, load_runs, one_preset, score_table, summarize
-from btlib.support.paths import data_dir
+from btlib.support.paths import at_home, data_dir
 
 
 def save_sample(folder: Path | str, path: Path | str, update: bool = False) -> None:
@@ -55,7 +55,7 @@ def load_sample(path: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def find_results(runs_dir: Path | str, preset: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """Return runs, items and a sentence on where they come from: your runs, else the sample."""
-    folder, sample = Path(runs_dir) / preset, data_dir() / "results" / f"{preset}.csv"
+    folder, sample = at_home(runs_dir) / preset, data_dir() / "results" / f"{preset}.csv"
     runs = load_runs(folder)
     if not runs.empty:
         return runs, load_items(folder), f"{len(runs)} runs read from {folder}"

@@ -18,6 +18,7 @@ from btlib.lm.known import shape_of
 from btlib.presets import PRESETS
 from btlib.results.intervals import resampled, wilson
 from btlib.steps.strategies import STRATEGIES, in_order, label, parse_strategy, strategy_name
+from btlib.support.paths import at_home
 from btlib.tasks import registry
 
 ORDER = tuple(strategy_name(steps) for steps in STRATEGIES)
@@ -53,11 +54,8 @@ CELL = ["preset", "model", "task", "strategy"]
 
 def run_files(folder: Path | str) -> list[Path]:
     """List the run.json of every complete run under `folder` (a runs folder, or one preset, model or task of it)."""
-    parts = [
-        p
-        for p in Path(folder).rglob("run.json")
-        if not any(x.startswith(".") for x in p.parts[len(Path(folder).parts) :])
-    ]
+    folder = at_home(folder)
+    parts = [p for p in folder.rglob("run.json") if not any(x.startswith(".") for x in p.parts[len(folder.parts) :])]
     return sorted(parts)
 
 

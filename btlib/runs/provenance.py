@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from btlib.errors import BtlibError
 from btlib.lm.known import known
 from btlib.search import is_url, public
-from btlib.support.paths import data_dir
+from btlib.support.paths import at_home, data_dir
 from btlib.tasks import find_task, preset_for, split_for
 
 if TYPE_CHECKING:
@@ -82,12 +82,13 @@ def fingerprints(task: str, model: str, source: str = "mini") -> dict[str, str]:
     if source == "mini":
         files = [data_dir() / "iris.csv"] if task == "iris" else sorted((data_dir() / f"{task}-mini").glob("*.jsonl"))
     elif source != "hub":
-        root = Path(source) / task if (Path(source) / task).is_dir() else Path(source)
+        root = at_home(source)
+        root = root / task if (root / task).is_dir() else root
         files = sorted(
             p for p in root.rglob("*") if p.is_file() and p.suffix in (".json", ".jsonl", ".parquet", ".csv")
         )
     entry = known(model)
-    folder = data_dir() / entry.folder if entry and entry.folder else Path(model)
+    folder = data_dir() / entry.folder if entry and entry.folder else at_home(model)
     weights = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("tokenizer.json")) if folder.is_dir() else []
     return {"data": _hash(tuple(files)) or source, "weights": _hash(tuple(weights)) or model}
 
@@ -96,7 +97,7 @@ def retriever_fingerprint(retriever: str) -> dict[str, str]:
     """Return what tells one retriever from another: a server's URL, a file's content; nothing for the source's own."""
     if not retriever:
         return {}
-    return {"retriever": public(retriever) if is_url(retriever) else _hash((Path(retriever).expanduser(),))}
+    return {"retriever": public(retriever) if is_url(retriever) else _hash((at_home(retriever),))}
 
 
 def _hash(files: tuple[Path, ...]) -> str:

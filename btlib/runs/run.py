@@ -159,6 +159,8 @@ def _compute(spec: RunSpec, before: Run | None, work: Path, say: Progress) -> di
         head["steps"].append(empty.record.to_dict())
         head["status"] = "empty-traces"
     check_servers(task, state.lm)
+    if shortened := getattr(task.retriever, "shortened", 0):
+        foot["sources"]["queries_shortened"] = shortened
     seconds["total"] = time.perf_counter() - begun
     return head | {"seconds": {k: round(v, 3) for k, v in seconds.items()}, "date": machine.now()} | foot
 

@@ -11,6 +11,7 @@ from btlib.errors import BtlibError
 from btlib.lm.known import canonical
 from btlib.presets import DEFAULT_PRESET, PRESETS, Preset, load_preset
 from btlib.steps.strategies import Steps, parse_strategy, strategy_name, strategy_slug
+from btlib.support.paths import at_home
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RunSpec:
         """Return the run's folder under `runs_dir`; a model that is a path goes by its last part."""
         local = self.model.startswith((".", "~", "/")) or Path(self.model).is_dir()
         model = Path(self.model).name if local else self.model.replace("/", "--")
-        place = Path(runs_dir) / self.preset.name / model / self.task
+        place = at_home(runs_dir) / self.preset.name / model / self.task
         return place / f"seed-{self.seed}" / strategy_slug(self.strategy)
 
     def to_dict(self) -> dict[str, object]:

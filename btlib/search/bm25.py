@@ -25,7 +25,7 @@ import tantivy
 from btlib.errors import BtlibError
 from btlib.search.passages import Passages, read_passages, title_of
 from btlib.support.files import whole_folder, write_json
-from btlib.support.paths import cache_dir
+from btlib.support.paths import at_home, cache_dir
 
 IN_MEMORY = 8 << 20  # bytes: files up to this size are indexed in memory, in about a second, and leave no index behind
 FORMAT = 2  # of the folder that an index is kept in
@@ -120,7 +120,7 @@ def _index(passages: Iterable[str], folder: Path | None = None) -> tantivy.Index
 
 def load(source: str | Path, cache: Path | None = None) -> Retriever:
     """Return the retriever of a file of passages; see `btlib.search.load_retriever`."""
-    path = Path(source).expanduser()
+    path = at_home(source)
     try:
         stat = path.stat()
     except OSError as error:

@@ -2,7 +2,8 @@
 
 The format is that of the public server over the Wikipedia 2017 abstracts: `GET <url>?query=...&k=...` answers
 {"topk": [{"text": "title | passage", "pid", "rank", "score", "prob"}, ...]}, best first. That server is often down, so
-answers are kept on disk, and what a run cannot get stops the run. Taught in notebook 01.
+answers are kept on disk, and what a run cannot get stops the run. A query is cut to what a server takes: ColBERTv2
+itself reads 32 tokens of it. Taught in notebook 01.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import re
 import threading
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from btlib.errors import BtlibError
 from btlib.support.paths import cache_dir
+from btlib.support.proxy import client, through
 
 PATH = "/api/search"  # where ColBERT's own server answers; for a URL that names no path
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses of an answer that may be another one in a moment
+WORDS, BYTES = 64, 2000  # a query's longest: in words, and in bytes as it stands in a URL
 # Names of values that nobody else may see; not passages=, author= or tokenizer=, which tell one index from another.
 _SECRET = re.compile("key|token(?!iz)|secret|pass(?!age)|pwd|auth(?!ors?$)|sig|credential", re.IGNORECASE)
 
@@ -50,7 +53,7 @@ class ColBERT:
     `timeout` is in seconds, for a connection and for an answer; a request is tried `attempts` times, the pauses in
     between doubling from `pause` seconds up to 20 and drawn at random. Answers are kept in `cache` (default:
     cache_dir()) as JSON, so a query goes out once. `failed` is the last error that no attempt mended, or ""; after
-    one, a request is tried once only, as the run is lost already.
+    one, a request is tried once only, as the run is lost already. `shortened` counts the queries that were cut.
     """
 
     def __init__(
@@ -61,9 +64,9 @@ class ColBERT:
             raise BtlibError(f"bad URL of a ColBERTv2 server {url!r}; give http://HOST:PORT{PATH} or its like")
         self.url = url if parts.path.strip("/") else urlunsplit(parts._replace(path=PATH))
         self.name = f"ColBERTv2 at {public(self.url)}"
-        self.failed = ""
+        self.failed, self.shortened, self._lock = "", 0, threading.Lock()
         self._folder = (cache or cache_dir()) / "colbert" / hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        self._client = httpx.Client(timeout=timeout)
+        self._client = client(url, timeout=timeout)
         self._attempts, self._pause = attempts, pause
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ColBERT:
@@ -74,6 +77,10 @@ class ColBERT:
         """Return up to k passages "title | text", best first. A server that does not answer is a BtlibError."""
         if not query.strip() or k < 1:
             return []
+        asked, query = query, shortened(query)
+        if query != asked:
+            with self._lock:
+                self.shortened += 1
         path = self._folder / f"{hashlib.sha256(json.dumps([query, k]).encode()).hexdigest()[:32]}.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))["passages"]
@@ -99,27 +106,32 @@ class ColBERT:
             reraise=True,
         )
         try:
-            answer = again(self._get, query, k)
+            return again(self._get, query, k)
         except httpx.HTTPError as error:
             kind = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+            if isinstance(error, httpx.HTTPStatusError):  # whose own text holds the URL, with the query and any key
+                kind = f"{error.response.status_code} {error.response.reason_phrase}"
             raise BtlibError(
-                f"{self.name} does not answer ({kind}; tried {again.statistics['attempt_number']} times); check the "
-                "URL, or search a file of passages instead (--retriever FILE)"
+                f"{self.name} does not answer ({kind}; tried {again.statistics['attempt_number']} times"
+                f"{through(self.url)}); check the URL, or search a file of passages instead (--retriever FILE)"
             ) from error
+        except _OtherAnswer as error:
+            raise BtlibError(
+                f"{self.name} answered {error}, which is not a ColBERTv2 server's "
+                f'{{"topk": [{{"text": ...}}]}} (tried {again.statistics["attempt_number"]} times{through(self.url)}); '
+                "check the URL"
+            ) from error
+
+    def _get(self, query: str, k: int) -> list[str]:
+        answer = self._client.get(httpx.URL(self.url).copy_merge_params({"query": query, "k": k}))
+        answer.raise_for_status()
         try:
             passages = [hit["text"] for hit in answer.json()["topk"][:k]]
             if not all(isinstance(text, str) for text in passages):
                 raise TypeError("a text is no string")
             return passages
         except (ValueError, KeyError, TypeError) as error:
-            raise BtlibError(
-                f"{self.name} answered {answer.text[:80]!r}, which is not a ColBERTv2 server's "
-                '{"topk": [{"text": ...}]}; check the URL'
-            ) from error
-
-    def _get(self, query: str, k: int) -> httpx.Response:
-        answer = self._client.get(httpx.URL(self.url).copy_merge_params({"query": query, "k": k}))
-        return answer.raise_for_status()
+            raise _OtherAnswer(repr(answer.text[:80])) from error
 
     def _keep(self, path: Path, value: dict) -> None:
         """Write an answer to the cache, whole or not at all. A full disk costs the cache, not the run."""
@@ -132,7 +144,26 @@ class ColBERT:
             temporary.unlink(missing_ok=True)
 
 
+class _OtherAnswer(Exception):
+    """An answer in another format: busy servers and those in front of them say so with status 200, too."""
+
+
+def shortened(query: str) -> str:
+    """Return a query that a URL can hold: its first 64 words, and fewer where they are long."""
+    words = query.split()
+    if len(words) > WORDS:
+        query = " ".join(words[:WORDS])
+    size = 0
+    for place, letter in enumerate(query):
+        size += len(quote(letter, errors="replace"))
+        if size > BYTES:
+            return query[:place].rstrip()
+    return query
+
+
 def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, _OtherAnswer):
+        return True
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in TRY_AGAIN
     return isinstance(error, httpx.TransportError)

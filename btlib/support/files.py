@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import platform
@@ -25,7 +26,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     import psutil
 
     host = re.sub(r"[^\w-]", "-", platform.node()) or "host"
-    for old in folder.parent.glob(f".{folder.name}.{host}.*.tmp"):  # of another machine, nobody here knows who lives
+    name = glob.escape(folder.name)
+    for old in folder.parent.glob(f".{name}.{host}.*.tmp"):  # of another machine, nobody here knows who lives
         process = old.name.split(".")[-2]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(old, ignore_errors=True)

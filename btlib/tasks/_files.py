@@ -8,7 +8,7 @@ import dspy
 
 from btlib.errors import BtlibError
 from btlib.support.files import read_jsonl
-from btlib.support.paths import data_dir
+from btlib.support.paths import at_home, data_dir
 
 PARTS = ("train", "dev", "test")
 
@@ -17,7 +17,7 @@ def folder(source: str, task: str) -> Path:
     """Return a task's folder in a source: the repository's own for "mini", else the folder that the source names, or
     the one in it with the task's name.
     """
-    path = data_dir() / f"{task}-mini" if source == "mini" else Path(source).expanduser()
+    path = data_dir() / f"{task}-mini" if source == "mini" else at_home(source)
     if not path.is_dir():
         raise BtlibError(f"unknown data source {source!r}: no folder {path}; choose mini, hub, or an existing folder")
     return path / task if (path / task).is_dir() else path

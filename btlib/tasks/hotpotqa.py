@@ -15,7 +15,6 @@ from typing import Any
 
 import dspy
 from dspy.dsp.utils import deduplicate
-from dspy.evaluate import answer_exact_match
 
 from btlib.errors import BtlibError
 from btlib.presets import Split
@@ -23,6 +22,7 @@ from btlib.search import SEPARATOR, Searcher, load_retriever
 from btlib.search.bm25 import Retriever
 from btlib.support.files import check_fields
 from btlib.tasks._files import folder, is_cut, read_parts
+from btlib.tasks._match import exact_match
 from btlib.tasks._rows import Rows, from_hub, open_rows
 from btlib.tasks._spec import CallSize, TaskSpec
 
@@ -54,8 +54,7 @@ class HotPotQAProgram(dspy.Module):
 
 def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
     """Exact match after normalization (case, punctuation, articles, spaces); a missing or empty answer is wrong."""
-    answer = str(getattr(pred, "answer", None) or "")
-    return bool(answer.strip()) and bool(answer_exact_match(example, dspy.Prediction(answer=answer)))
+    return exact_match(example, pred)
 
 
 def load(

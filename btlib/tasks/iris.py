@@ -16,12 +16,12 @@ import csv
 import random
 
 import dspy
-from dspy.evaluate import answer_exact_match
 
 from btlib.errors import BtlibError
 from btlib.presets import Split
 from btlib.support.paths import data_dir
 from btlib.tasks._files import PARTS, folder
+from btlib.tasks._match import exact_match
 from btlib.tasks._spec import CallSize, TaskSpec
 
 FEATURES = ("petal_length", "petal_width", "sepal_length", "sepal_width")
@@ -54,8 +54,7 @@ class IrisProgram(dspy.Module):
 
 def metric(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
     """Exact match of the species, after DSPy's normalization; an answer that is missing or empty is wrong."""
-    answer = str(getattr(pred, "answer", None) or "")
-    return bool(answer.strip()) and bool(answer_exact_match(example, dspy.Prediction(answer=answer)))
+    return exact_match(example, pred)
 
 
 def load(source: str, split: Split | None = None, retriever: str = "") -> tuple[dict[str, list[dspy.Example]], None]:

@@ -40,10 +40,40 @@ def test_a_failed_install_is_shown_with_pips_last_lines():
 
 
 def test_a_kept_package_that_changed_is_an_error(monkeypatch):
-    found = iter([{"torch": "2.9"}, {"torch": "2.10"}])
-    monkeypatch.setattr(colab, "installed", lambda names: next(found))
-    with pytest.raises(RuntimeError, match="pip changed torch; restart the session"):
-        colab.install(ROOT, lambda *_, **__: SimpleNamespace(returncode=0))
+    versions = {"torch": "2.9"}
+    watch(monkeypatch, versions)
+    with pytest.raises(RuntimeError, match="pip changed torch, of which .* Restart session"):
+        colab.install(ROOT, pip(versions, torch="2.10"))
+
+
+def watch(monkeypatch, versions):
+    """Let these be the installed packages, in a session that has installed nothing yet."""
+    monkeypatch.setattr(colab, "installed", lambda names: {n: v for n, v in versions.items() if n in names})
+    monkeypatch.setattr(sys, "_btlib_imported", {}, raising=False)
+
+
+def pip(versions, **changed):
+    def run(command, **_):
+        versions.update(changed)
+        return SimpleNamespace(returncode=0)
+
+    return run
+
+
+def test_a_package_that_was_imported_and_has_changed_asks_for_a_restart_by_name_until_there_was_one(monkeypatch):
+    versions = {"torch": "2.9", "pyarrow": "18.1", "fsspec": "1"}
+    watch(monkeypatch, versions)
+    monkeypatch.setattr(colab, "loaded", lambda: {"pyarrow"})
+    for _ in range(2):  # running the cell again is not a restart
+        with pytest.raises(RuntimeError, match="pip changed pyarrow, of which this session holds another version"):
+            colab.install(ROOT, pip(versions, pyarrow="21.0", fsspec="2"))
+    monkeypatch.setattr(sys, "_btlib_imported", {})  # as a new session has it
+    colab.install(ROOT, pip(versions))
+
+
+def test_what_a_session_has_imported_goes_by_the_names_that_pip_knows():
+    found = colab.loaded()
+    assert "pytest" in found and "ipython" in {name.lower() for name in found} and "jupyterlab" not in found
 
 
 @pytest.mark.parametrize("repository", ["", "owner/name"])

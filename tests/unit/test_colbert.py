@@ -122,13 +122,56 @@ def test_a_server_that_does_not_answer_is_one_line(tmp_path):
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("body", ["<html>", "[]", {"error": True}, {"topk": [{"pid": 1}]}, {"topk": [{"text": 3}]}])
+OTHER_ANSWERS = ["<html>", "[]", {"error": True, "message": "busy"}, {"topk": [{"pid": 1}]}, {"topk": [{"text": 3}]}]
+
+
+@pytest.mark.parametrize("body", OTHER_ANSWERS)
 def test_an_answer_in_another_format_is_one_line(tmp_path, body):
     with serve(lambda *_: (200, body)) as server:
-        with pytest.raises(BtlibError, match="not a ColBERTv2 server's") as caught:
-            ColBERT(server.url, cache=tmp_path).search("one", 1)
+        with pytest.raises(BtlibError, match=r"not a ColBERTv2 server's.*tried 2 times\); check the URL") as caught:
+            ColBERT(server.url, cache=tmp_path, attempts=2, pause=0.01).search("one", 1)
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("body", OTHER_ANSWERS)
+def test_a_busy_server_that_says_so_with_status_200_loses_no_run(tmp_path, body):
+    answers = iter([body, None])
+
+    def busy_once(method, path, given):
+        answer = next(answers)
+        return hits(method, path, given) if answer is None else (200, answer)
+
+    with serve(busy_once) as server:
+        retriever = ColBERT(server.url, cache=tmp_path, pause=0.01)
+        assert retriever.search("one", 1) == ["one 1 | text"] and not retriever.failed
+        assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "sent"),
+    [
+        ("x " * 1500, " ".join(["x"] * 64)),
+        ("one\n two", "one\n two"),  # a short one goes out as it was written
+        ("x" * 9000, "x" * 2000),
+        ("首都" * 500, ("首都" * 500)[:222]),  # nine bytes a letter in a URL
+    ],
+)
+def test_a_query_of_any_length_is_found_and_cut_ones_are_counted(tmp_path, query, sent):
+    def strict(method, path, given):
+        return hits(method, path, given) if len(given["query"]) <= 2000 else (414, "URI Too Long")
+
+    with serve(strict) as server:
+        retriever = ColBERT(server.url, cache=tmp_path)
+        assert retriever.search(query, 1) == [f"{sent} 1 | text"]
+        assert retriever.shortened == (sent != query) and not retriever.failed
+
+
+def test_a_refused_query_is_told_without_the_query_and_the_key(tmp_path):
+    with serve(lambda *_: (414, "URI Too Long")) as server:
+        with pytest.raises(BtlibError, match=r"does not answer \(414 .*tried 1 times") as caught:
+            ColBERT(f"{server.url}?api_key=s3cret", cache=tmp_path).search("word " * 60, 1)
+    assert "word word" not in str(caught.value) and "s3cret" not in str(caught.value)
 
 
 def test_an_empty_query_finds_nothing_and_copies_share_the_client(tmp_path):

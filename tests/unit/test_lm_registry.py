@@ -40,6 +40,30 @@ def test_incomplete_folder_names_what_is_missing(folder, tmp_path, missing, what
         find(str(broken))
 
 
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "bitsandbytes"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
+        ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "fp8"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, ""),  # MLX
+    ],
+)
+def test_quantized_weights_are_refused_before_anything_runs(folder, tmp_path, more, kind):
+    quantized = shutil.copytree(folder, tmp_path / "quantized")
+    config = json.loads((quantized / "config.json").read_text())
+    (quantized / "config.json").write_text(json.dumps(config | more))
+    with pytest.raises(BtlibError, match=rf"are quantized{f' .{kind}.' if kind else ''}, which btlib neither") as error:
+        find(str(quantized))
+    assert "\n" not in str(error.value)
+    (quantized / "config.json").write_text(json.dumps(config | {"quantization_config": None}))
+    assert find(str(quantized)).folder == quantized
+    (quantized / "quantize_config.json").write_text('{"bits": 4}')  # of older GPTQ checkpoints
+    with pytest.raises(BtlibError, match="are quantized, which"):
+        find(str(quantized))
+
+
 def test_pickled_weights_are_not_loaded(folder, tmp_path):
     pickled = shutil.copytree(folder, tmp_path / "pickled")
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")

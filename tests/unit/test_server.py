@@ -158,6 +158,21 @@ def test_inputs_that_cannot_work_are_one_line(cache, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_a_server_that_refuses_max_tokens_is_asked_with_the_runs_own_name_for_it(cache):
+    class Newer(StandIn):
+        def chat(self, given):
+            if "max_tokens" in given:
+                return 400, {"error": {"message": "Unsupported parameter: use 'max_completion_tokens' instead."}}
+            return super().chat(given)
+
+    with serve(Newer("some/lm")) as http:
+        lm = load_lm("openai/some/lm", load_preset("smoke"), api_base=http.url).copy(cache=False)
+        lm.provider.engine.check()
+        lm("1 2")
+        asked = [given for _, path, given in http.asked if path == "/v1/chat/completions"]
+    assert [given["max_completion_tokens"] for given in asked] == [1, load_preset("smoke").max_tokens]
+
+
 def test_the_key_comes_from_the_environment_and_the_record_holds_no_password(cache, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     found = Server("openai/a", "http://me:secret@127.0.0.1:9/v1")

@@ -122,6 +122,20 @@ def test_gsm8k_metric_without_an_answer_field_is_false():
     assert gsm8k.metric(dspy.Example(answer="1"), dspy.Prediction()) is False
 
 
+@pytest.mark.parametrize(
+    ("gold", "said", "right"),
+    [
+        ("A", "...", False), ("A", "-", False), ("A", "the", False), ("The The", "an", False), ("?", "!", False),
+        ("A", "A", True), ("A", " a ", True), ("The The", "the  the", True), ("?", "?", True), ("...", "…", False),
+        ("the Beatles", "Beatles!", True), ("Beatles", "the", False), (["A", "Beatles"], "beatles", True),
+        (["A", "Beatles"], "an", False), (["A", "Beatles"], "a", True), ("A", "", False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("metric", [iris.metric, hotpotqa.metric])
+def test_a_gold_answer_of_articles_or_punctuation_matches_itself_only(metric, gold, said, right):
+    assert metric(dspy.Example(answer=gold), dspy.Prediction(answer=said)) is right
+
+
 @pytest.mark.parametrize("metric", [iris.metric, hotpotqa.metric])
 def test_exact_match_edges(metric):
     gold = dspy.Example(answer="versicolour")

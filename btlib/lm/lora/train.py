@@ -27,6 +27,7 @@ from btlib.lm.chat import Chat, Row
 from btlib.lm.checkpoint import dtype_of
 from btlib.lm.engine.engine import Engine, best_device
 from btlib.lm.quiet import without_bars
+from btlib.support.environment import one_process
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -85,7 +86,7 @@ def train_lora(
     the same batches. `gradient_checkpointing` computes activations twice instead of keeping them. `init_adapter` is
     trained on from, with its own rank, alpha and targets. `progress(step, steps)` is called after each step. Rows
     longer than the model's context are skipped and counted. Raises EmptyTraining where no row is left, BtlibError where
-    not even one row fits in memory.
+    not even one row fits in memory. It trains in this process alone, whatever a launcher's variables say.
     """
     from transformers import AutoModelForCausalLM
 
@@ -98,7 +99,7 @@ def train_lora(
     chat = base.chat if isinstance(base, Engine) else _chat(folder)
     # The frozen weights are read only: in bf16 they take half the memory. PEFT keeps the adapter in fp32.
     weights = dtype_of(dtype, device)
-    with without_bars(), _own_random_state(seed):
+    with without_bars(), one_process(), _own_random_state(seed):
         model = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, dtype=weights, attn_implementation=NAME
         )
