@@ -20,6 +20,7 @@ DEFAULT_PRESET = "laptop"
 
 _ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPES = ("auto", "float32", "bfloat16")
+READINGS = ("strict", "lenient")
 _FROM_1 = "max_bootstrapped_demos max_tokens context_length num_hops lora_rank lora_alpha epochs num_threads".split()
 _WORDS = {
     "int": "a whole number",
@@ -65,7 +66,8 @@ class Preset:
     Demonstrations: DSPy caps the *total* of a prompt at `max_labeled_demos`; bootstrapped ones come first, labelled
     ones fill up the rest. With 3 and 3, a prompt with 3 bootstrapped demonstrations has no labelled one; with 3 and 6
     it has 3 more. `num_candidate_programs` counts the random candidates: DSPy tries three fixed ones besides.
-    Sampling: `max_tokens` are new tokens, `context_length` is the prompt and the answer together.
+    Sampling: `max_tokens` are new tokens, `context_length` is the prompt and the answer together. `reading` says how an
+    answer is read: "strict", as DSPy does, or "lenient", which also takes markers that are nearly right.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Preset:
     top_p: float = 0.97
     max_tokens: int = 200
     context_length: int = 2048
+    reading: str = "strict"  # "lenient" also reads answers whose markers are nearly right (btlib.lm.reading)
     # Programs that search
     passages_per_hop: int = 3
     num_hops: int = 2
@@ -116,6 +119,8 @@ class Preset:
                 raise BtlibError(f"preset {self.name}: {name} must be at least 1, got {getattr(self, name)}")
         if self.dtype not in DTYPES:
             raise unknown("dtype", self.dtype, DTYPES)
+        if self.reading not in READINGS:
+            raise unknown("reading", self.reading, READINGS)
         if self.batch_size < 1 or self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size:
             raise BtlibError(
                 f"preset {self.name}: batch_size {self.batch_size} is no multiple of micro_batch_size "

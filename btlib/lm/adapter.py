@@ -1,32 +1,40 @@
-"""A ChatAdapter that counts unparsable answers instead of raising (see notebooks/02_bootstrapping)."""
+"""A ChatAdapter that counts unreadable answers by their reason instead of raising (see notebooks/02_bootstrapping)."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError
+
+from btlib.errors import unknown
+from btlib.lm.reading import REASONS, Cut, read
+from btlib.presets import READINGS
 
 _PROMPTS = 64  # that a search has in use at a time
 
 
 class ForgivingChatAdapter(dspy.ChatAdapter):
-    """Fill output fields that an answer lacks with an empty value, and count such answers in `failed_parses`.
+    """Fill output fields that an answer lacks with an empty value, and count such answers in `failed_parses`, by their
+    reason in `unreadable`.
 
     An answer that cannot be read is a wrong answer, so the metric should see it. DSPy's own way, an exception, scores
     it -1 in bootstrapping (which is truthy, so the trace is kept) and ends an evaluation after ten of them. There is
-    no second call in JSON format: it doubles the cost and small LMs fail at it too.
+    no second call in JSON format: it doubles the cost and small LMs fail at it too. `reading` "lenient" also takes
+    answers whose markers are nearly right (see `btlib.lm.reading.read`).
 
     What all calls of a prompt share, its system message and its demonstrations, is formatted once: DSPy does it anew
     for each call.
     """
 
-    def __init__(self, callbacks: list | None = None):
+    def __init__(self, callbacks: list | None = None, reading: str = "strict"):
         super().__init__(callbacks=callbacks, use_json_adapter_fallback=False)
-        self._count = 0
+        if reading not in READINGS:
+            raise unknown("reading", reading, READINGS)
+        self.reading = reading
+        self._counts: Counter[str] = Counter()
         self._formatted: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -37,13 +45,19 @@ class ForgivingChatAdapter(dspy.ChatAdapter):
     @property
     def failed_parses(self) -> int:
         """Answers since the last `reset` that lacked at least one field or could not be read as the field's type."""
-        return self._count
+        return sum(self.unreadable.values())
+
+    @property
+    def unreadable(self) -> dict[str, int]:
+        """The same answers by the reason why they were not read whole (a key of `btlib.lm.reading.REASONS`)."""
+        with self._lock:
+            return {reason: self._counts[reason] for reason in REASONS if self._counts[reason]}
 
     def reset(self) -> int:
-        """Set the counter to 0 and return what it was."""
+        """Set the counters to 0 and return what `failed_parses` was."""
         with self._lock:
-            count, self._count = self._count, 0
-        return count
+            counts, self._counts = self._counts, Counter()
+        return counts.total()
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         """Return the message with the fields, the form of an answer and the instruction."""
@@ -75,24 +89,25 @@ class ForgivingChatAdapter(dspy.ChatAdapter):
         """Return every output field of the signature; "" (None for a field that is not text) where the answer has
         none.
         """
-        try:
-            return super().parse(signature, completion)
-        except AdapterParseError:
+        found = read(signature, completion, self.reading, cut=isinstance(completion, Cut))
+        if found.reason:
             with self._lock:
-                self._count += 1
-        fields = {}
-        for name, field in signature.output_fields.items():
-            try:
-                # Each field by itself, so that one unreadable field does not cost the others.
-                fields.update(super().parse(_only(signature, name), completion))
-            except AdapterParseError:
-                fields[name] = "" if field.annotation is str else None
-        return fields
+                self._counts[found.reason] += 1
+        return found.values
+
+    def _call_postprocess(
+        self, processed: type[dspy.Signature], original: type[dspy.Signature], outputs: list, *rest: Any, **more: Any
+    ) -> list[dict[str, Any]]:
+        """Return what each answer says: also one without text, at which DSPy raises."""
+        calls = self._get_tool_call_output_field_name(original)
+        outputs = [_with_text(output, bool(calls)) for output in outputs]
+        return super()._call_postprocess(processed, original, outputs, *rest, **more)
 
 
-def _only(signature: type[dspy.Signature], name: str) -> type[dspy.Signature]:
-    """Return the signature with one of its output fields."""
-    for other in signature.output_fields:
-        if other != name:
-            signature = signature.delete(other)
-    return signature
+def _with_text(output: Any, tools: bool) -> Any:
+    """Return an answer of the LM with a blank in the place of no text, which is read as empty."""
+    if not isinstance(output, dict):
+        return output or type(output or "")(" ")
+    if output.get("text") or (tools and output.get("tool_calls")):
+        return output
+    return {**output, "text": type(output.get("text") or "")(" ")}

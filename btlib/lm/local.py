@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from btlib.errors import BtlibError
 from btlib.lm.checkpoint import Checkpoint, dtype_of, find
 from btlib.lm.engine.engine import AsyncEngine, Engine, best_device
 from btlib.lm.provider import LoraProvider
+from btlib.lm.reading import Cut
 
 if TYPE_CHECKING:
     from btlib.lm.lora.train import TrainReport
@@ -25,21 +29,36 @@ class LocalLM(dspy.LM):
 
     DSPy asks for another sample of the same prompt by a new `rollout_id`, which no engine sees. Here answers depend on
     the prompt and the seed only, so the rollout becomes the seed; n > 1 becomes n rollouts.
+
+    An answer that was cut off comes back as a `Cut`, a text that says so: DSPy hands on no finish reason.
     """
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         if isinstance(prompt, dspy.lm15.Request) or "request" in kwargs:
             return super().__call__(prompt, messages=messages, **kwargs)
-        answers = [super(LocalLM, self).__call__(prompt, messages=messages, **each) for each in self._rollouts(kwargs)]
+        answers = []
+        for each in self._rollouts(kwargs):
+            with _hearing() as heard:
+                answers.append(heard.mark(super().__call__(prompt, messages=messages, **each)))
         return answers[0] if len(answers) == 1 else [answer for each in answers for answer in each]
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """The same for `await`."""
         if isinstance(prompt, dspy.lm15.Request) or "request" in kwargs:
             return await super().acall(prompt, messages=messages, **kwargs)
-        rollouts = self._rollouts(kwargs)
-        answers = [await super(LocalLM, self).acall(prompt, messages=messages, **each) for each in rollouts]
+        answers = []
+        for each in self._rollouts(kwargs):
+            with _hearing() as heard:
+                answers.append(heard.mark(await super().acall(prompt, messages=messages, **each)))
         return answers[0] if len(answers) == 1 else [answer for each in answers for answer in each]
+
+    def update_history(self, entry: dict[str, Any]) -> None:
+        """Hear how answers ended, which DSPy tells a history only, and of answers from its cache, too."""
+        heard = _HEARD.get()
+        if heard is not None:
+            heard.hear(entry["response"])
+        if heard is None or heard.kept:
+            super().update_history(entry)
 
     def _rollouts(self, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the arguments of each call that a call stands for: one a rollout, with its seed."""
@@ -78,6 +97,46 @@ class LocalLM(dspy.LM):
     def server(self) -> dict[str, Any] | None:
         """Return what a run's record says of the server that answers; None for an LM in this process."""
         return None
+
+
+_HEARD: ContextVar[_Heard | None] = ContextVar("btlib_heard", default=None)
+
+
+class _Heard:
+    """How the answers of one call ended. `kept`: the caller wants a history."""
+
+    def __init__(self, kept: bool):
+        self.kept = kept
+        self.reasons: list[str | None] = []
+
+    def hear(self, response: Any) -> None:
+        each = response if isinstance(response, (list, tuple)) else getattr(response, "choices", None) or [response]
+        self.reasons += [getattr(one, "finish_reason", None) for one in each]
+
+    def mark(self, answers: list[Any]) -> list[Any]:
+        """Return the answers, those that were cut off as such."""
+        if "length" not in self.reasons or len(answers) != len(self.reasons):
+            return answers
+        return [_cut(a) if reason == "length" else a for a, reason in zip(answers, self.reasons, strict=True)]
+
+
+def _cut(answer: Any) -> Any:
+    if isinstance(answer, dict):
+        answer = copy.copy(answer)
+        answer["text"] = Cut(answer.get("text") or "")
+        return answer
+    return Cut(answer or "")
+
+
+@contextmanager
+def _hearing() -> Iterator[_Heard]:
+    heard = _Heard(kept=not dspy.settings.disable_history)
+    token = _HEARD.set(heard)
+    try:
+        with dspy.context(disable_history=False):
+            yield heard
+    finally:
+        _HEARD.reset(token)
 
 
 def _seed(rollout: object) -> int:

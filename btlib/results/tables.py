@@ -15,6 +15,7 @@ import pandas as pd
 
 from btlib.errors import BtlibError
 from btlib.lm.known import shape_of
+from btlib.lm.reading import told
 from btlib.presets import PRESETS
 from btlib.results.intervals import resampled, wilson
 from btlib.steps.strategies import STRATEGIES, in_order, label, parse_strategy, strategy_name
@@ -96,6 +97,7 @@ def _row(path: Path) -> dict:
     row["step_seconds"] = sum(sum(step.get("seconds", {}).values()) for step in steps)
     for key in ("lm_calls", "tokens_in", "tokens_out", "failed_parses"):
         row[f"test_{key}"] = test.get(key, 0)
+    row["unreadable"] = told(test.get("unreadable"))
     row |= {
         "test_seconds": _total(test.get("seconds", 0.0)),
         "date": run.get("date"),

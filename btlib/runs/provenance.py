@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btlib.errors import BtlibError
 from btlib.lm.known import known
+from btlib.presets import Preset
 from btlib.search import is_url, public
 from btlib.support.paths import at_home, data_dir
 from btlib.tasks import find_task, preset_for, split_for
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     from btlib.tasks import Task
 
 # Fields of a preset that can change any run; those of a step stand with the step (btlib.steps.table).
-ANY_RUN = ("temperature", "top_p", "max_tokens", "context_length", "dtype")
+ANY_RUN = ("temperature", "top_p", "max_tokens", "context_length", "dtype", "reading")
 SEARCHING = ("passages_per_hop", "num_hops")
+PLACES = ("source", "retriever", "api_base")
 
 
 def settings(spec: RunSpec) -> dict[str, object]:
@@ -48,6 +51,12 @@ def settings(spec: RunSpec) -> dict[str, object]:
         found |= retriever_fingerprint(preset.retriever)
     found |= fingerprints(spec.task, spec.model, preset.source) | exchanged
     return json.loads(json.dumps(found))  # as run.json gives it back: lists for tuples
+
+
+def defaults() -> dict[str, object]:
+    """Return what a setting was in a run that was stored before the setting existed: its default."""
+    told = [f for f in fields(Preset) if f.default is not MISSING and f.name not in (*PLACES, "base")]
+    return json.loads(json.dumps({f.name: f.default for f in told}))
 
 
 def sources(task: Task, lm: Any) -> dict[str, Any]:

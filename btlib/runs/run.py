@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btlib.errors import BtlibError
-from btlib.runs.provenance import check_servers, settings, sources, split_ids
+from btlib.runs.provenance import check_servers, defaults, settings, sources, split_ids
 from btlib.runs.spec import RunSpec
 from btlib.support import machine
 from btlib.support.files import whole_folder, write_json, write_lines
@@ -71,7 +71,7 @@ def read_run(spec: RunSpec, runs_dir: Path | str) -> Run | None:
         raise BtlibError(
             f"{path} is damaged ({type(error).__name__}: {error}); delete its folder {folder} and run it again"
         ) from None
-    then, now = then | {"model": spec_then["model"]}, settings(spec) | {"model": spec.model}
+    then, now = defaults() | then | {"model": spec_then["model"]}, settings(spec) | {"model": spec.model}
     # Only what can change this run counts: a run may have stored more than that.
     absent = {k for k in then if k == "retriever" or k.startswith("step.")}  # whose absence says something, too
     differ = [

@@ -6,10 +6,9 @@ taken as right when the answer is. `gold_by_hop` looks whether that holds for Ho
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from dspy.teleprompt.bootstrap_trace import FailedPrediction, bootstrap_trace_da
 from btlib.errors import BtlibError
 from btlib.search import gold_found
 from btlib.steps.state import copy_program
-from btlib.support.files import read_jsonl
+from btlib.support.files import read_jsonl, write_lines
 from btlib.support.meter import quiet
+from btlib.support.values import from_json, types_of
 
 Metric = Callable[..., bool]
 
@@ -75,20 +75,24 @@ class TraceSet:
     def to_jsonl(self, path: Path) -> None:
         """Write one trace a line; the file appears whole or not at all."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        text = "".join(json.dumps(asdict(trace), ensure_ascii=False, default=str) + "\n" for trace in self.traces)
-        temporary.write_text(text, encoding="utf-8")
+        write_lines(temporary, [{**vars(trace), "calls": [vars(c) for c in trace.calls]} for trace in self.traces])
         os.replace(temporary, path)
 
     @classmethod
-    def from_jsonl(cls, path: Path) -> TraceSet:
-        """Read what `to_jsonl` wrote; a broken file is a BtlibError that names the line and the field."""
+    def from_jsonl(cls, path: Path, program: dspy.Module | None = None) -> TraceSet:
+        """Read what `to_jsonl` wrote; a broken file is a BtlibError that names the line and the field.
+
+        `program` is the one whose traces they are: pydantic models and Enums in them need its fields' types.
+        """
+        types = types_of(program) if program else ()
         fields = {"example_id": str, "calls": list, "outputs": dict, "score": bool, "failed_parse": bool}
         traces = []
         for number, row in enumerate(read_jsonl(Path(path), fields), start=1):
             try:
+                row = from_json(row, types)
                 calls = tuple(Call(**call) for call in row["calls"])
                 traces.append(Trace(**{**row, "calls": calls}))
-            except TypeError as error:
+            except (TypeError, ValueError, KeyError) as error:
                 raise BtlibError(f"{path}, row {number}: field 'calls' does not fit a trace ({error})") from error
         return cls(tuple(traces))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
@@ -20,9 +20,11 @@ from btlib.tasks import gold_of
 
 
 @contextmanager
-def running_on(lm: dspy.LM, meter: Meter, progress: bool) -> Iterator[ForgivingChatAdapter]:
-    """Run a block on this LM and no other: an optimizer resets its copies to the LM of DSPy's settings."""
-    adapter = ForgivingChatAdapter()
+def running_on(lm: dspy.LM, meter: Meter, progress: bool, reading: str = "strict") -> Iterator[ForgivingChatAdapter]:
+    """Run a block on this LM and no other: an optimizer resets its copies to the LM of DSPy's settings. `reading` is
+    the preset's.
+    """
+    adapter = ForgivingChatAdapter(reading=reading)
     # Histories would be deep-copied with every candidate program.
     with (
         quiet(not progress),
@@ -37,7 +39,8 @@ def running_on(lm: dspy.LM, meter: Meter, progress: bool) -> Iterator[ForgivingC
 class Evaluation:
     """A program's score on examples, in percent, with its predictions in the examples' order and what it cost.
 
-    `errors` counts the examples on which the program failed; they count as wrong. `occupancy` is how many requests
+    `errors` counts the examples on which the program failed; they count as wrong. `unreadable` tells the
+    `failed_parses` apart by their reason (a key of `btlib.lm.reading.REASONS`). `occupancy` is how many requests
     the LM's engine worked on at a step, on average, and `lm_seconds` how long it was busy; 0 where no engine says so.
     """
 
@@ -52,6 +55,7 @@ class Evaluation:
     seconds: float
     occupancy: float = 0.0
     lm_seconds: float = 0.0
+    unreadable: Mapping[str, int] = field(default_factory=dict)
 
 
 def evaluate(
@@ -64,7 +68,7 @@ def evaluate(
     if not examples:
         raise BtlibError("there are no examples to evaluate on")
     meter = Meter(state.lm)
-    with running_on(state.lm, meter, progress) as adapter:
+    with running_on(state.lm, meter, progress, preset.reading) as adapter:
         result = Evaluate(
             devset=list(examples), metric=verdict(metric), num_threads=preset.num_threads, max_errors=len(examples)
         )(copy_program(state.program, state.lm))
@@ -74,6 +78,7 @@ def evaluate(
         predictions=predictions,
         **meter.counts(),
         failed_parses=adapter.failed_parses,
+        unreadable=adapter.unreadable,
         errors=sum(not prediction.keys() for prediction in predictions),
         seconds=meter.seconds,
     )
@@ -87,8 +92,8 @@ def prediction_rows(examples: Sequence[dspy.Example], evaluation: Evaluation, me
     return [
         {
             "id": str(example.get("id", index)),
-            "inputs": example.inputs().toDict(),
-            "outputs": prediction.toDict(),
+            "inputs": dict(example.inputs().items()),
+            "outputs": dict(prediction.items()),
             "gold": gold_of(example),
             "correct": judge(example, prediction),
         }

@@ -52,7 +52,8 @@ def look_ahead(
     seeds = range(-3, search.num_candidate_sets)
     chains = {seed: _chain(search, seed, student, teacher, trainset) for seed in seeds if seed >= -1}
     callbacks = [*dspy.settings.callbacks, _Gate(search.num_threads or dspy.settings.num_threads)]
-    own = dspy.context(adapter=ForgivingChatAdapter(), callbacks=callbacks)
+    reading = getattr(dspy.settings.adapter, "reading", "strict")
+    own = dspy.context(adapter=ForgivingChatAdapter(reading=reading), callbacks=callbacks)
     with own, ahead.pool, ThreadPoolExecutor(len(seeds)) as candidates:
 
         def candidate(seed: int) -> None:

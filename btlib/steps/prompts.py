@@ -81,7 +81,7 @@ def optimize_prompts(
         teacher = copy_program(state.program, state.lm)
         teacher._compiled = True  # or DSPy resets it to labelled demonstrations
     meter = Meter(state.lm)
-    with running_on(state.lm, meter, progress) as adapter:
+    with running_on(state.lm, meter, progress, preset.reading) as adapter:
         student = vanilla_state(task, state.lm).program
         # 3. Candidates are bootstrapped on T and scored on V (lines 3 to 7).
         search = optimizer(counted, task, preset)
@@ -100,6 +100,7 @@ def optimize_prompts(
         **meter.counts(),
         seconds={"search": meter.seconds},
         validation_scores=tuple(scores),
+        unreadable=adapter.unreadable,
     )
     # 4. The winner's prompts, on the same LM.
     return State(_with_prompts_of(best, task, state.lm), state.lm), record

@@ -18,7 +18,7 @@ class StepRecord:
     For "p", these are BFRS's tries over all candidates, and `validation_scores` are the candidates' scores in
     percent, in the order tried: zero-shot, labelled, bootstrapped in order, then the random ones. `training_rows` and
     `training_tokens` are those of the data set, which each epoch goes through once. `seconds` has "search" for "p",
-    "bootstrap" and "train" for "w". `occupancy` and `lm_seconds` are as in `Evaluation`.
+    "bootstrap" and "train" for "w". `occupancy`, `lm_seconds` and `unreadable` are as in `Evaluation`.
     """
 
     kind: str
@@ -35,6 +35,7 @@ class StepRecord:
     validation_scores: tuple[float, ...] = ()
     occupancy: float = 0.0
     lm_seconds: float = 0.0
+    unreadable: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as run.json stores it."""

@@ -12,12 +12,14 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dspy
 
 from btlib.errors import BtlibError
 from btlib.lm import load_lm
 from btlib.presets import Preset
+from btlib.support.values import from_json, to_json, types_of
 from btlib.tasks import Task
 
 ADAPTER, CHECKPOINT = "adapter", "checkpoint"  # folders of weights in a run's folder
@@ -58,7 +60,7 @@ def save_state(folder: Path, state: State, before: Path | None = None) -> None:
     """
     prompts = {}
     for name, predictor in state.program.named_predictors():
-        demos = [demo.toDict() if hasattr(demo, "toDict") else dict(demo) for demo in predictor.demos]
+        demos = [to_json(_fields(demo)) for demo in predictor.demos]
         prompts[name] = {"instructions": predictor.signature.instructions, "demos": demos}
     text = json.dumps(
         {"compiled": bool(getattr(state.program, "_compiled", False)), "predictors": prompts},
@@ -73,6 +75,10 @@ def save_state(folder: Path, state: State, before: Path | None = None) -> None:
             shutil.copytree(source, target, copy_function=_link)
     if before and (before / CHECKPOINT).is_dir() and not (folder / CHECKPOINT).is_dir():
         shutil.copytree(before / CHECKPOINT, folder / CHECKPOINT, copy_function=_link)
+
+
+def _fields(demo: Any) -> dict[str, Any]:
+    return dict(demo.items(include_dspy=True) if isinstance(demo, dspy.Example) else demo)
 
 
 def _link(source: str, target: str) -> str:
@@ -108,7 +114,8 @@ def read_prompts(path: Path, program: dspy.Module) -> None:
             raise KeyError(f"predictors {sorted(stored['predictors'])}, the program has {sorted(predictors)}")
         for name, prompts in stored["predictors"].items():
             predictors[name].signature = predictors[name].signature.with_instructions(prompts["instructions"])
-            predictors[name].demos = [dspy.Example(**demo) for demo in prompts["demos"]]
+            demos = from_json(prompts["demos"], types_of(program))
+            predictors[name].demos = [dspy.Example(**demo) for demo in demos]
         program._compiled = stored["compiled"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BtlibError(

@@ -18,6 +18,7 @@ from btlib.steps.evaluation import running_on
 from btlib.steps.record import EmptyTraceSet, StepRecord
 from btlib.steps.state import ADAPTER, State, copy_program, vanilla_state
 from btlib.support.meter import Meter
+from btlib.support.values import to_json
 from btlib.tasks import Task, preset_for
 
 Train = Callable[[State, Task, Preset, TraceSet, Path], dspy.LM]
@@ -47,12 +48,13 @@ def finetune_weights(
     folder, preset = Path(folder), preset_for(preset, task.name)
     lm = state.lm if state.lm.cache else state.lm.copy(cache=True)
     meter = Meter(lm)
-    with running_on(lm, meter, progress) as adapter:
+    with running_on(lm, meter, progress, preset.reading) as adapter:
         # 1. Bootstrap: run the program on every training example and judge each run (lines 9 and 10).
         traces = bootstrap_traces(
             copy_program(state.program, lm), task.train, task.metric, preset.num_threads, progress
         )
         counts = {"kept": traces.kept, "total": traces.total, "failed_parses": adapter.failed_parses, **meter.counts()}
+        counts["unreadable"] = adapter.unreadable
         seconds = {"bootstrap": meter.seconds}
         folder.mkdir(parents=True, exist_ok=True)
         traces.to_jsonl(folder / "traces.jsonl")
@@ -82,7 +84,7 @@ def train_lora(state: State, task: Task, preset: Preset, traces: TraceSet, folde
     again: dict[int, bool] = {}
 
     def same_again(example: dspy.Example, pred: dspy.Prediction, trace=None) -> bool:
-        again[id(example)] = dict(pred) == kept[id(example)].outputs
+        again[id(example)] = to_json(dict(pred)) == to_json(kept[id(example)].outputs)  # NaN is not NaN's equal
         return again[id(example)]
 
     optimizer = BootstrapFinetune(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from btlib.errors import BtlibError
+from btlib.support.values import as_line
 
 
 @contextmanager
@@ -49,8 +50,8 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def write_lines(path: Path, rows: list[dict]) -> None:
-    """Write one dict a line (JSON Lines)."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows), encoding="utf-8")
+    """Write one dict a line (JSON Lines); values of any type come back by `btlib.support.values.from_json`."""
+    path.write_text("".join(as_line(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_jsonl(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
