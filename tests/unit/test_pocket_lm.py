@@ -8,11 +8,10 @@ import pytest
 from safetensors import safe_open
 
 from btlib.lm import ForgivingChatAdapter, load_lm
-from btlib.support.paths import data_dir
 from btlib.pocket import corpus, evaluate
 from btlib.pocket.classes import LEANING, reasoning
-from btlib.presets import load_preset
-from btlib.tasks import load_task
+from btlib.support.paths import data_dir
+from btlib.tasks import load_for
 
 FOLDERS = sorted(data_dir().glob("pocket*-lm"))
 each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
@@ -44,7 +43,7 @@ def test_answers_follow_the_adapters_form(folder, demos):
 
 def test_classes_are_told_by_demonstrations_and_not_by_the_species_names():
     """With the names exchanged, what the LM could know of Iris beforehand would make every answer wrong."""
-    task = load_task("iris", split=load_preset("laptop").split("iris"))
+    task = load_for("laptop", "iris")
     other = {"setosa": "virginica", "virginica": "versicolour", "versicolour": "setosa"}
     program, lm = task.program(), load_lm("pocket")
     demos = []
