@@ -4,12 +4,16 @@ import copy
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from servers import serve
 
+from btlib import tasks
 from btlib.__main__ import main
 from btlib.errors import BtlibError
+from btlib.runs import execute, make_spec
 from btlib.runs.provenance import check_servers, retriever_fingerprint, sources
 from btlib.search import load_retriever
 from btlib.search.colbert import ColBERT
@@ -165,6 +169,14 @@ def test_a_query_of_any_length_is_found_and_cut_ones_are_counted(tmp_path, query
         retriever = ColBERT(server.url, cache=tmp_path)
         assert retriever.search(query, 1) == [f"{sent} 1 | text"]
         assert retriever.shortened == (sent != query) and not retriever.failed
+
+
+def test_a_runs_record_counts_the_queries_that_were_cut(world, tmp_path, monkeypatch):
+    load = tasks.load_for
+    retriever = SimpleNamespace(name="a server", shortened=3)
+    monkeypatch.setattr(tasks, "load_for", lambda *names: replace(load(*names), retriever=retriever))
+    run = execute(make_spec("gsm8k", "pocket", "", 0, "smoke"), tmp_path / "runs")
+    assert run.record["sources"] == {"data": "mini", "retriever": "a server", "queries_shortened": 3}
 
 
 def test_a_refused_query_is_told_without_the_query_and_the_key(tmp_path):
