@@ -26,9 +26,12 @@ def results_text(folder: Path) -> str:
         raise BtlibError(
             f"no complete run in {folder}; make some with `btlib grid`, or name another folder with --runs"
         )
-    table = beside(score_table(summarize(runs)))
+    cells = summarize(runs)
+    table = beside(score_table(cells))
     notes = ["percent of the test set; – no correct trace, so nothing could be trained; blank: no run yet"]
     notes += ["* mean of two LMs: the paper has – for the third"]
+    if ((cells["empty"] > 0) & (cells["seeds"] > 0)).any():
+        notes += ["(2 of 3) mean over the two of three seeds that have a score: the third is –"]
     return table.to_string() + "\n" + "\n".join(notes)
 
 

@@ -151,6 +151,14 @@ def test_the_report_prints_the_table_with_the_papers_beside(tmp_path, capsys):
     assert "50.0" in lines["Π"] and "62.2" in lines["Π"] and "–" in lines["Θ"]
 
 
+def test_the_report_says_where_a_mean_is_over_fewer_seeds(tmp_path, capsys):
+    for seed, right in enumerate((10, 14, None)):
+        write_run(tmp_path, "w", right, seed=seed)
+    assert main(["report", "--preset", "smoke", "--runs", str(tmp_path), "--table"]) == 0
+    out = capsys.readouterr().out
+    assert "60.0 (2 of 3)" in out and "mean over the two of three seeds that have a score" in out
+
+
 def test_a_changed_presets_runs_have_a_report_of_their_own(tmp_path, capsys):
     for preset, right in (("smoke", 3), ("smoke+epochs=3", 10)):
         write_run(tmp_path, "w", right, preset=preset)

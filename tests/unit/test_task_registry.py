@@ -18,7 +18,7 @@ import btlib.tasks
 from btlib.__main__ import main
 from btlib.errors import BtlibError
 from btlib.grid.display import Display, dry_run
-from btlib.grid.estimate import cost, estimate
+from btlib.grid.estimate import cost, estimate, weight
 from btlib.grid.plan import Job, plan
 from btlib.grid.report import results_text
 from btlib.presets import PRESETS, Preset
@@ -28,6 +28,7 @@ from btlib.results.samples import load_sample, save_sample
 from btlib.results.tables import as_series, cost_table, load_items, load_runs, score_table, summarize, tasks_in
 from btlib.runs import execute, make_spec
 from btlib.runs.provenance import settings
+from btlib.steps import finetune_weights, optimize_prompts, vanilla_state
 from btlib.tasks import default_tasks, find_task, load_for, register, registry
 
 matplotlib.use("Agg")
@@ -124,6 +125,13 @@ def test_a_chain_of_steps_runs_on_it(runs, world):
     assert [job.kwargs["epochs"] for job in world.provider.jobs] == [1, 1]  # the task's own number
 
 
+def test_a_tasks_own_numbers_hold_for_steps_that_are_taken_by_hand(one_file, tmp_path):
+    task, lm = load_for("smoke", "twice"), Doubling().lm
+    state, _ = finetune_weights(vanilla_state(task, lm), task, SMOKE, tmp_path)
+    _, record = optimize_prompts(state, task, SMOKE)
+    assert lm.provider.jobs[0].kwargs["epochs"] == 1 and len(record.validation_scores) == 3 + 1
+
+
 def test_a_grade_of_less_than_1_is_wrong_and_the_gold_answer_goes_by_its_own_name(runs):
     folder = make_spec("twice", "pocket", "", 0, "smoke").folder(runs)
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
@@ -176,6 +184,7 @@ def test_it_is_estimated_and_displayed(one_file):
     last = specs[4]
     assert last.name == CHAIN and estimate(last) == 24 + 24
     assert cost(last).trained_tokens == 24 * 1 * (100 + 40 + 5 + 20)  # in the one epoch that the task says
+    assert weight(last) == 100 + estimate(last) + 24 * 1
     text = dry_run(specs, set())
     assert text.startswith("10 runs") and text.count("twice") == 5 and text.count("Π→Θ→Π→Θ") == 2
     display = Display(specs, 1, Console(file=io.StringIO(), force_terminal=True, width=120))
