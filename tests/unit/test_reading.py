@@ -218,14 +218,15 @@ ODD = st.sampled_from(
     ["\r\n", "\x00", "\u202e", "\u2028", "\ufeff", "\x85", "é" * 3, "long " * 2000, "42", "{", "[1, 2"]
 )
 PLAIN = TEXT.map(lambda text: re.sub(r"[\[\]#{}`~]", "", text))
+LINES = PLAIN.map(lambda text: "\n".join(text.splitlines()).strip())  # for DSPy, whatever ends a line is a newline
 VALUES = {
-    str: PLAIN.map(lambda text: "\n".join(text.splitlines()).strip()),
+    str: LINES,
     int: st.integers(),
     float: st.floats(allow_nan=False),
     bool: st.booleans(),
     Literal["red", "dark green"]: st.sampled_from(["red", "dark green"]),
     list[int]: st.lists(st.integers(), max_size=5),
-    Card: st.builds(Card, name=PLAIN, due=st.dates()),
+    Card: st.builds(Card, name=LINES, due=st.dates()),
 }
 SIGNATURES = st.lists(st.sampled_from(list(VALUES)), min_size=1, max_size=5).map(
     lambda kinds: signature_of(**dict(zip(NAMES, kinds, strict=False)))
