@@ -107,7 +107,11 @@ class ForgivingChatAdapter(dspy.ChatAdapter):
 def _with_text(output: Any, tools: bool) -> Any:
     """Return an answer of the LM with a blank in the place of no text, which is read as empty."""
     if not isinstance(output, dict):
-        return output or type(output or "")(" ")
+        return output or _blank(output)
     if output.get("text") or (tools and output.get("tool_calls")):
         return output
-    return {**output, "text": type(output.get("text") or "")(" ")}
+    return {**output, "text": _blank(output.get("text"))}
+
+
+def _blank(text: str | None) -> str:
+    return Cut(" ") if isinstance(text, Cut) else " "

@@ -54,7 +54,8 @@ def read(signature: type[dspy.Signature], text: str | None, reading: str = "stri
 
     `reading` "lenient" also takes near misses for the fields that are missing otherwise: markers that are decorated,
     unspaced, in another case or in the midst of a line, and `Answer: 42` at a line's start. `cut` says that the LM did
-    not come to its end. Nothing raises: what a field's type refuses, in whatever way, is not of its type.
+    not come to its end. Whatever ends a line (U+2028, say) is a newline, as for DSPy. Nothing raises: what a field's
+    type refuses, in whatever way, is not of its type.
     """
     if reading not in READINGS:
         raise unknown("reading", reading, READINGS)

@@ -19,7 +19,7 @@ import dspy
 from btlib.errors import BtlibError
 from btlib.lm import load_lm
 from btlib.presets import Preset
-from btlib.support.values import from_json, to_json, types_of
+from btlib.support.values import from_json, json_text, types_of
 from btlib.tasks import Task
 
 ADAPTER, CHECKPOINT = "adapter", "checkpoint"  # folders of weights in a run's folder
@@ -60,13 +60,10 @@ def save_state(folder: Path, state: State, before: Path | None = None) -> None:
     """
     prompts = {}
     for name, predictor in state.program.named_predictors():
-        demos = [to_json(_fields(demo)) for demo in predictor.demos]
+        demos = [_fields(demo) for demo in predictor.demos]
         prompts[name] = {"instructions": predictor.signature.instructions, "demos": demos}
-    text = json.dumps(
-        {"compiled": bool(getattr(state.program, "_compiled", False)), "predictors": prompts},
-        indent=1,
-        ensure_ascii=False,
-    )
+    compiled = bool(getattr(state.program, "_compiled", False))
+    text = json_text({"compiled": compiled, "predictors": prompts}, indent=1)
     (folder / "program.json").write_text(text + "\n", encoding="utf-8")
     source = getattr(state.lm, "weights_folder", None)  # an LM that is not btlib's has no weights to keep
     if source:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from btlib.errors import BtlibError
-from btlib.support.values import as_line
+from btlib.support.values import json_text
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def write_json(path: Path, value: dict) -> None:
 
 def write_lines(path: Path, rows: list[dict]) -> None:
     """Write one dict a line (JSON Lines); values of any type come back by `btlib.support.values.from_json`."""
-    path.write_text("".join(as_line(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json_text(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_jsonl(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:

@@ -81,14 +81,14 @@ def types_of(program: Any) -> list[Any]:
     return [field.annotation for each in program.predictors() for field in each.signature.fields.values()]
 
 
-def as_line(value: Any) -> str:
-    """Return a value as one line of JSON."""
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON text, in one line unless there is an indent."""
     stored = to_json(value)
-    text = json.dumps(stored, ensure_ascii=False, default=str)
+    text = json.dumps(stored, ensure_ascii=False, indent=indent)
     try:
         text.encode()
     except UnicodeEncodeError:  # half a character, which no file takes as it is
-        text = json.dumps(stored, default=str)
+        text = json.dumps(stored, indent=indent)
     return text
 
 

@@ -152,12 +152,32 @@ def test_trap_3_unparsable_answers_and_failed_calls_do_not_end_an_evaluation(sum
     lm = fake_lm(script)
     result = evaluate(vanilla_state(sums, lm), sums.test, sums.metric, preset)
     assert (result.score, result.failed_parses, result.errors) == (50.0, 15, 15)
+    assert result.unreadable == {"no marker": 15}
     assert lm.engine.calls[lm.model] == 60  # no second call in JSON for an answer that cannot be parsed
     rows = prediction_rows(sums.test, result, sums.metric)
     assert [row["id"] for row in rows] == [example.id for example in sums.test]
     assert [row["correct"] for row in rows] == [i >= 30 for i in range(60)]
     assert rows[40]["outputs"] == {"reasoning": "add them", "answer": rows[40]["gold"]}
     assert rows[40]["inputs"] == {"question": sums.test[40].question}
+
+
+def test_the_presets_reading_holds_in_every_step(sums, preset, tmp_path):
+    def nearly(model, prompt):
+        return right(prompt).replace("[[ ## answer ## ]]", "**Answer:**")
+
+    lenient = dataclasses.replace(preset, reading="lenient")
+    for each, score, unreadable in ((preset, 0, 24), (lenient, 100, 0)):
+        state = vanilla_state(sums, fake_lm(nearly))
+        result = evaluate(state, sums.test[:24], sums.metric, each)
+        assert (result.score, result.unreadable.get("near miss", 0)) == (score, unreadable)
+        _, record = optimize_prompts(state, sums, each)
+        assert (record.kept > 0, "near miss" in record.unreadable) == (score > 0, score == 0)
+        assert sum(record.unreadable.values()) == record.failed_parses == sum(record.to_dict()["unreadable"].values())
+    _, record = finetune_weights(state, sums, lenient, tmp_path)
+    assert record.kept == record.total and record.unreadable == {}
+    with pytest.raises(EmptyTraceSet) as caught:
+        finetune_weights(state, sums, preset, tmp_path / "strict")
+    assert caught.value.record.unreadable == {"near miss": len(sums.train)}
 
 
 def test_trap_3_failed_calls_do_not_end_a_search(sums, preset):

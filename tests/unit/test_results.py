@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -64,6 +65,13 @@ def test_runs_become_rows(runs):
     assert len(rows) == 8 and rows.loc["p", "score"] == 50 and math.isnan(rows.loc["w -> w", "score"])
     assert rows.loc["p -> w -> p", "lm_calls"] == 120 and rows.loc["p -> w -> p", "step_seconds"] == 90
     assert rows.loc["", "lm_calls"] == 0 and rows.loc["", "test_lm_calls"] == 20
+    assert set(rows["unreadable"]) == {""}
+    path = Path(rows.loc["p", "folder"]) / "run.json"
+    run = json.loads(path.read_text())
+    run["evaluation"]["unreadable"] = {"no marker": 39, "template": 10, "near miss": 1}
+    path.write_text(json.dumps(run))
+    told = load_runs(runs).set_index("strategy").loc["p", "unreadable"]
+    assert told == "50: 39 without a marker, 10 copied the template, 1 near miss"
 
 
 def test_hidden_work_folders_are_no_runs(runs):

@@ -162,6 +162,17 @@ def test_a_run_that_has_stored_more_than_it_depends_on_is_valid(data, tmp_path):
     assert read_run(spec(""), tmp_path).score == 50
 
 
+def test_a_run_that_was_stored_before_a_setting_existed_was_made_with_its_default(data, tmp_path):
+    path = store(spec(""), tmp_path) / "run.json"
+    record = json.loads(path.read_text())
+    assert record["settings"].pop("reading") == "strict"
+    path.write_text(json.dumps(record))
+    assert read_run(spec(""), tmp_path).score == 50
+    lenient = replace(spec("").preset, reading="lenient")
+    with pytest.raises(BtlibError, match="reading was strict and is lenient"):
+        read_run(replace(spec(""), preset=lenient), tmp_path)
+
+
 def test_a_changed_preset_has_a_folder_of_its_own(world, tmp_path):
     execute(spec(""), tmp_path)
     changed = execute(spec("", epochs=3, lora_rank="4"), tmp_path)

@@ -102,6 +102,26 @@ def test_prompts_need_http_only(cache, tmp_path):
     assert not lm.failed
 
 
+def test_a_servers_answers_that_are_cut_or_empty_are_told_apart_and_end_nothing(cache):
+    ends = {"cut": "length", "hidden": "length", "null": "stop", "blank": "stop"}
+    contents = {"cut": "[[ ## reasoning ## ]]\nAdd", "hidden": None, "null": None, "blank": ""}
+
+    def script(method, path, given):
+        text = str(given["messages"][-1]["content"])
+        name = next(name for name in ends if f"{name}?" in text)
+        message = {"role": "assistant", "content": contents[name], "reasoning_content": "Let me see"}
+        choice = {"index": 0, "finish_reason": ends[name], "message": message}
+        return 200, {"id": "1", "object": "chat.completion", "model": given["model"], "choices": [choice]}
+
+    with serve(script) as http:
+        lm, adapter = load_lm("openai/some/lm", load_preset("smoke"), api_base=http.url), ForgivingChatAdapter()
+        with dspy.context(lm=lm, adapter=adapter):
+            predict = dspy.ChainOfThought("question -> answer")
+            for _ in range(2):  # the second time from DSPy's cache
+                assert [predict(question=f"{name}?").answer for name in ends] == [""] * 4
+        assert len(http.asked) == 4 and adapter.unreadable == {"cut": 4, "empty": 4}
+
+
 def seeds(http) -> list[int]:
     return [given["seed"] for _, path, given in http.asked if path == "/v1/chat/completions"]
 
