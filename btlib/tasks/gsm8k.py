@@ -1,9 +1,9 @@
 """GSM8K: arithmetic word problems with one chain-of-thought module (appendix A, snippet 2). Taught in notebook 01.
 
-    in      question: A drawer of Jolo holds 11 pencils. Then Jolo finds 4 pencils. Jolo uses 11 of them. How many
-            pencils are left?
-    out     reasoning: 11 + 4 = 15, 15 - 11 = 4; and answer: 4
-    metric  the last number of the answer's first line is the gold one
+in      question: A drawer of Jolo holds 11 pencils. Then Jolo finds 4 pencils. Jolo uses 11 of them. How many
+        pencils are left?
+out     reasoning: 11 + 4 = 15, 15 - 11 = 4; and answer: 4
+metric  the last number of the answer's first line is the gold one
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """HotPotQA: two hops of search, then an answer; three LM modules (appendix A, snippet 1). Taught in notebook 01.
 
-    in      question: Where was the author of Journey and Mirror born?
-    hop 1   search_query: Journey and Mirror  ->  passages; one says that Vemi Vossen wrote it
-    hop 2   search_query: Vemi Vossen         ->  passages; one says where Vemi Vossen was born
-    out     answer: Norund Ridge, from all passages
-    metric  exact match after normalization; the gold passages of both hops are known, and not asked for
+in      question: Where was the author of Journey and Mirror born?
+hop 1   search_query: Journey and Mirror  ->  passages; one says that Vemi Vossen wrote it
+hop 2   search_query: Vemi Vossen         ->  passages; one says where Vemi Vossen was born
+out     answer: Norund Ridge, from all passages
+metric  exact match after normalization; the gold passages of both hops are known, and not asked for
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from collections import Counter
 from types import SimpleNamespace
 
 import dspy
-from btlib.lm.local import LocalLM
 from dspy.clients.provider import Provider
 from dspy.lm15 import Message, Response, TextPart, Usage
+
+from btlib.lm.local import LocalLM
 
 
 def reply(**fields: str) -> str:

@@ -8,10 +8,10 @@ from itertools import islice
 
 import pytest
 
-from btlib.support.paths import data_dir
 from btlib.pocket import problems, worlds
 from btlib.pocket import words as w
 from btlib.pocket.corpus import documents
+from btlib.support.paths import data_dir
 
 SAMPLE = 1500
 

@@ -14,8 +14,8 @@ from btlib.errors import BtlibError
 from btlib.lm import load_lm
 from btlib.lm.checkpoint import adapter_hash, check, find
 from btlib.lm.known import KNOWN, Shape, canonical, known, on_hub, shape_of
-from btlib.support.paths import data_dir
 from btlib.presets import PRESETS, load_preset
+from btlib.support.paths import data_dir
 
 
 @pytest.fixture(scope="module")

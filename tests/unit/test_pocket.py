@@ -134,8 +134,8 @@ def test_a_checkpoint_brings_back_weights_and_optimizers(tmp_path):
 
 
 def test_the_mini_data_are_what_the_generator_makes():
-    from btlib.support.paths import data_dir
     from btlib.pocket import minis
+    from btlib.support.paths import data_dir
 
     for part, made in minis.gsm8k_mini().items():
         assert [
