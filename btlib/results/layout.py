@@ -64,8 +64,8 @@ def leads(gains: pd.DataFrame, preset: str) -> pd.DataFrame:
     return table
 
 
-def _scored(label: str | None, score: float) -> str:
-    return "–" if label is None else f"{label if '→' in label or len(label) == 1 else VANILLA} {score:.1f}"
+def _scored(label: str | float | None, score: float) -> str:
+    return "–" if pd.isna(label) else f"{label if '→' in label or len(label) == 1 else VANILLA} {score:.1f}"
 
 
 def _signed(points: float) -> str:
