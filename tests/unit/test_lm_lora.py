@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import dspy
@@ -210,6 +211,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.skipif(os.environ.get("MKL_CBWR") != "AVX2,STRICT", reason="MKL is not told to, as import btlib does")
 def test_one_thread_or_two_write_the_same_bytes(tmp_path, threads):
     """With the embedded LM: operations of the tiny one are too small to be shared by threads."""
     base, settings = data_dir() / "pocket-lm", {**FAST, "targets": ALL_LINEAR, "epochs": 1}
