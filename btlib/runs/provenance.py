@@ -93,9 +93,8 @@ def fingerprints(task: str, model: str, source: str = "mini") -> dict[str, str]:
     elif source != "hub":
         root = at_home(source)
         root = root / task if (root / task).is_dir() else root
-        files = sorted(
-            p for p in root.rglob("*") if p.is_file() and p.suffix in (".json", ".jsonl", ".parquet", ".csv")
-        )
+        suffixes = (".json", ".jsonl", ".parquet", ".csv", ".tsv")  # passages.tsv beside the questions is one, too
+        files = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix in suffixes)
     entry = known(model)
     folder = data_dir() / entry.folder if entry and entry.folder else at_home(model)
     weights = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("tokenizer.json")) if folder.is_dir() else []

@@ -202,9 +202,9 @@ def test_a_grid_that_is_stopped_leaves_no_process_and_no_half_run(data, tmp_path
     assert kernel in {p.pid for p in below}
     scratch = psutil.Process(kernel).environ()["JUPYTER_PATH"]
     grid.send_signal(sent)
-    code = grid.wait(60)
+    code = grid.wait(600)
     assert code == (130 if sent == signal.SIGINT else -signal.SIGKILL)
-    gone, alive = psutil.wait_procs(below, timeout=10)
+    gone, alive = psutil.wait_procs(below, timeout=120)
     assert not alive
     shutil.rmtree(scratch, ignore_errors=True)  # SIGKILL leaves no one to do it
     assert not list(runs.rglob("run.json")) and not list(runs.rglob("*.tmp"))
@@ -212,7 +212,7 @@ def test_a_grid_that_is_stopped_leaves_no_process_and_no_half_run(data, tmp_path
         assert b"complete runs are kept" in grid.stderr.read() and not list(runs.rglob("*.ipynb"))
 
 
-def wait_for(condition, seconds: float = 120):
+def wait_for(condition, seconds: float = 600):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()

@@ -9,6 +9,7 @@ from fakes import fake_lm, field, reply, write_gsm8k, write_hotpotqa, write_iris
 
 from btlib.errors import BtlibError
 from btlib.presets import Split, load_preset
+from btlib.runs.provenance import fingerprints
 from btlib.tasks import gsm8k, hotpotqa, iris, load_for, load_task, split_for
 
 
@@ -417,6 +418,18 @@ def test_with_a_retriever_the_fullwiki_questions_do(tmp_path, form):
     assert task.retriever.passages == ("Title | A text.",) and len(task.test) == 3
     passages.rename(tmp_path / "passages.tsv")  # beside the questions it is found
     assert load_task("hotpotqa", tmp_path, split=SMALL).retriever.passages == task.retriever.passages
+
+
+@pytest.mark.parametrize(
+    "name, lines", [("passages.tsv", "A\tone\n"), ("passages.jsonl", '{"title": "A", "text": "b"}')]
+)
+def test_passages_beside_the_questions_are_part_of_the_datas_fingerprint(tmp_path, name, lines):
+    publish_hotpotqa(tmp_path, "json", dev="fullwiki")
+    found = [fingerprints("hotpotqa", "pocket", str(tmp_path))["data"]]
+    for text in (lines, lines + lines):
+        (tmp_path / name).write_text(text)
+        found.append(fingerprints("hotpotqa", "pocket", str(tmp_path))["data"])
+    assert len(set(found)) == 3
 
 
 def test_the_hubs_fullwiki_questions_with_a_retriever(monkeypatch, tmp_path):
