@@ -37,7 +37,7 @@ KERNELS = {
 }
 if platform.machine() not in ("x86_64", "AMD64"):
     KERNELS = {BTLIB: {}}
-elif not torch.cpu._is_avx512_supported():
+elif not getattr(torch.cpu, "_is_avx512_supported", lambda: False)():
     del KERNELS["AVX-512 as the CPU has it"]  # it would be killed at its first instruction
 
 
